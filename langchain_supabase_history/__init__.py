@@ -1,0 +1,62 @@
+"""Durable conversations for LLM applications on Supabase.
+
+The public names are loaded when they are first used: importing the package imports neither supabase nor psycopg.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import (
+        Conflict as Conflict,
+        Forbidden as Forbidden,
+        HistoryError as HistoryError,
+        InvalidInput as InvalidInput,
+        InvalidMessage as InvalidMessage,
+        InvalidSession as InvalidSession,
+        NotConfigured as NotConfigured,
+        NotFound as NotFound,
+        NotInstalled as NotInstalled,
+        NotSaved as NotSaved,
+        StatementTimeout as StatementTimeout,
+        StoreClosed as StoreClosed,
+        Unavailable as Unavailable,
+    )
+    from .history import SupabaseChatMessageHistory as SupabaseChatMessageHistory
+    from .migrations import migrate as migrate
+    from .records import (
+        Page as Page,
+        Session as Session,
+        StoredMessage as StoredMessage,
+        Turn as Turn,
+        Window as Window,
+    )
+    from .runnable import RunnableWithHistory as RunnableWithHistory
+    from .store import HistoryStore as HistoryStore
+
+_MODULES = {
+    "errors": "Conflict Forbidden HistoryError InvalidInput InvalidMessage InvalidSession NotConfigured NotFound "
+    "NotInstalled NotSaved StatementTimeout StoreClosed Unavailable",
+    "history": "SupabaseChatMessageHistory",
+    "migrations": "migrate",
+    "records": "Page Session StoredMessage Turn Window",
+    "runnable": "RunnableWithHistory",
+    "store": "HistoryStore",
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
+
+__version__ = "0.1.0"
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,125 @@
+"""`langchain-supabase-history demo`: a conversation that outlives the process that holds it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
+from langchain_core.runnables import Runnable, RunnableLambda
+
+from .store import HistoryStore
+
+BEFORE = ["My name is Ada.", "I live in Turin."]
+CUT = "Tell me a long story."
+AFTER = ["What is my name, and where do I live?"]
+
+
+def run(path: Path | None = None) -> int:
+    """Run the demo, with the database in `path` (by default a temporary folder). Gives the exit status."""
+    if path is None:
+        with tempfile.TemporaryDirectory(prefix="langchain-supabase-history-", ignore_cleanup_errors=True) as folder:
+            return run(Path(folder) / "postgres")
+    folder = path
+    session = f"demo-{os.getpid()}"
+    _say(f"An embedded PostgreSQL in {folder} keeps session {session!r}. The model is {_model_name()}.\n")
+
+    _say("A first process talks ...")
+    first = _child(folder, session, [*BEFORE, CUT])
+    assert first.stdout is not None
+    for line in first.stdout:
+        print(line, end="", flush=True)
+        if CUT in line:
+            break
+    first.kill()  # SIGKILL, in the middle of the third turn: nothing can be tidied up
+    first.wait()
+    _say(f"... and is killed (process {first.pid}, SIGKILL).\n")
+
+    _say("A second process resumes it:")
+    second = _child(folder, session, AFTER, report=True)
+    assert second.stdout is not None
+    resumed = ""
+    for line in second.stdout:
+        print(line, end="", flush=True)
+        resumed += line
+    if second.wait() != 0 or not ("Ada" in resumed and "Turin" in resumed):
+        _say("\nThe conversation was not resumed; this is a defect, please report it.")
+        return 1
+    _say("\nThe conversation was resumed with its memory intact.")
+    return 0
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _child(folder: Path, session: str, questions: Sequence[str], report: bool = False) -> subprocess.Popen[str]:
+    command = [sys.executable, "-W", "ignore", "-m", __name__, str(folder), session, str(int(report)), *questions]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def _talk(folder: str, session: str, report: str, *questions: str) -> None:
+    with HistoryStore.local(folder) as store:
+        prompt = ChatPromptTemplate.from_messages(
+            [("system", "You are brief."), MessagesPlaceholder("history"), ("human", "{question}")]
+        )
+        chain = store.with_history(
+            prompt | _model(), input_messages_key="question", history_messages_key="history"
+        )
+        config: Any = {"configurable": {"session_id": session}}
+        if report == "1":
+            print(f"  (process {os.getpid()} finds {len(store.load(session))} messages)")
+        for question in questions:
+            print(f"  human: {question}", flush=True)
+            print(f"  ai:    {chain.invoke({'question': question}, config).text}", flush=True)
+        if report == "1":
+            found = store.session(session)
+            print(f"  ({found.message_count} messages are stored now, in {len(store.turns(session))} turns)")
+
+
+def _model_name() -> str:
+    for key, package in (("OPENAI_API_KEY", "langchain_openai"), ("ANTHROPIC_API_KEY", "langchain_anthropic")):
+        if os.environ.get(key) and find_spec(package):
+            return package
+    return "scripted"
+
+
+def _model() -> Runnable[Any, Any]:
+    name = _model_name()
+    if name == "langchain_openai":
+        from langchain_openai import ChatOpenAI  # type: ignore[import-not-found]
+
+        return ChatOpenAI(model=os.environ.get("OPENAI_MODEL", "gpt-5-mini"))  # type: ignore[no-any-return]
+    if name == "langchain_anthropic":
+        from langchain_anthropic import ChatAnthropic  # type: ignore[import-not-found]
+
+        return ChatAnthropic(model=os.environ.get("ANTHROPIC_MODEL", "claude-haiku-4-5"))  # type: ignore[no-any-return]
+    return RunnableLambda(_scripted)
+
+
+def _scripted(prompt: Any) -> AIMessage:
+    """A model that knows nothing but what it is shown: it answers from the human messages before it."""
+    messages: list[BaseMessage] = prompt.to_messages()
+    said = " ".join(m.text for m in messages if m.type == "human")
+    if messages[-1].text == CUT:
+        import time
+
+        time.sleep(60)  # a model that is still thinking when its process is killed
+    if "?" not in messages[-1].text:
+        return AIMessage("I will remember that.")
+    name, place = re.search(r"name is (\w+)", said), re.search(r"live in (\w+)", said)
+    if not (name and place):
+        return AIMessage("I do not know: nobody told me.")
+    return AIMessage(f"Your name is {name[1]}, and you live in {place[1]}.")
+
+
+if __name__ == "__main__":
+    _talk(*sys.argv[1:])

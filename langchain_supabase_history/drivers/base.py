@@ -1,0 +1,185 @@
+"""What both drivers need: a deadline with retries, a loop of their own, and their conduct across fork and close."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+import time
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+import tenacity
+
+from ..calls import Call
+from ..errors import Transient, Unavailable
+from ..identity import Identity
+
+T = TypeVar("T")
+
+# A first try may use so much of the time that is left, so that a dead connection does not use up the deadline alone.
+_FIRST_TRY: Final = 0.5
+
+
+class Driver(ABC):
+    """Executes calls, sync and async. Safe to share between threads and event loops.
+
+    Its connections are made at first use. `close` gives them back; used again, it opens again. A forked child forgets
+    what it inherited without closing it, for the parent still uses it.
+
+    Args:
+        deadline: Seconds for one operation with its retries.
+        pool_size: Connections at the most, for sync and for async each.
+    """
+
+    def __init__(self, *, schema: str, deadline: float, pool_size: int) -> None:
+        self.schema = schema
+        self.deadline = deadline
+        self.pool_size = pool_size
+        self._reset()
+        _drivers.add(self)
+
+    def _reset(self) -> None:
+        """Forget every connection. Called at first and in a forked child."""
+        self._lock = threading.RLock()
+        self._loop = LoopThread()
+
+    def execute(self, call: Call[T], identity: Identity | None = None) -> T:
+        """Execute a call and wait for its answer.
+
+        Raises:
+            HistoryError: See `errors.py`.
+        """
+        try:
+            for attempt in tenacity.Retrying(**_policy(self.deadline)):
+                with attempt:
+                    return self._try(call, identity, *_this_try(attempt, self.deadline))
+        except Transient as error:
+            raise _unavailable(error, self.deadline) from error.__cause__ or error
+        raise AssertionError("unreachable")
+
+    async def aexecute(self, call: Call[T], identity: Identity | None = None) -> T:
+        """Async version of execute."""
+        return await self._on_loop(self._aexecute(call, identity))
+
+    async def _aexecute(self, call: Call[T], identity: Identity | None) -> T:
+        try:
+            async for attempt in tenacity.AsyncRetrying(**_policy(self.deadline)):
+                with attempt:
+                    return await self._atry(call, identity, *_this_try(attempt, self.deadline))
+        except Transient as error:
+            raise _unavailable(error, self.deadline) from error.__cause__ or error
+        raise AssertionError("unreachable")
+
+    def _on_loop(self, work: Coroutine[Any, Any, T]) -> Awaitable[T]:
+        return self._loop.run(work)
+
+    @abstractmethod
+    def _try(self, call: Call[T], identity: Identity | None, replay: bool, seconds: float) -> T:
+        """One try. Raises `Transient` where another may succeed."""
+
+    @abstractmethod
+    async def _atry(self, call: Call[T], identity: Identity | None, replay: bool, seconds: float) -> T:
+        """Async version of _try."""
+
+    def close(self) -> None:
+        """Give all connections back and end the loop's thread. May be called twice, and from anywhere."""
+        self._loop.stop(self._aclose)
+
+    async def _aclose(self) -> None:
+        """Close what lives on the driver's loop."""
+
+    async def aclose(self) -> None:
+        """Async version of close."""
+        await asyncio.to_thread(self.close)
+
+
+def _policy(deadline: float) -> dict[str, Any]:
+    return {
+        "retry": tenacity.retry_if_exception_type(Transient),
+        "stop": tenacity.stop_before_delay(deadline),
+        "wait": tenacity.wait_random_exponential(multiplier=0.05, max=1),
+        "reraise": True,
+    }
+
+
+def _this_try(attempt: tenacity.AttemptManager, deadline: float) -> tuple[bool, float]:
+    """Whether this is a replay, and the seconds it may take."""
+    state = attempt.retry_state
+    left = max(deadline - (time.monotonic() - state.start_time), 0.001)
+    first = state.attempt_number == 1
+    return not first, left * _FIRST_TRY if first else left
+
+
+def _unavailable(error: Transient, deadline: float) -> Unavailable:
+    return Unavailable(f"The database could not be reached within {deadline:g} s: {error}.", code=error.code)
+
+
+class LoopThread:
+    """One event loop in a daemon thread, started at first use.
+
+    A pool per event loop hangs or leaks under repeated `asyncio.run`; this one outlives each of them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def run(self, work: Coroutine[Any, Any, T]) -> Awaitable[T]:
+        """Run a coroutine on this loop; awaiting it, cancelling it and its errors work as if it ran on the caller's."""
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(
+                    target=self._loop.run_forever, name="langchain-supabase-history", daemon=True
+                )
+                self._thread.start()
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        return asyncio.wrap_future(future)
+
+    def stop(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run `last` on the loop, cancel what still runs there, and end the thread."""
+        with self._lock:
+            loop, thread = self._loop, self._thread
+            self._loop = self._thread = None
+        if loop is None or thread is None:
+            return
+
+        async def finish() -> None:
+            try:
+                await last()
+            finally:
+                others = asyncio.all_tasks() - {asyncio.current_task()}
+                for task in others:
+                    task.cancel()
+                await asyncio.gather(*others, return_exceptions=True)
+
+        asyncio.run_coroutine_threadsafe(finish(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+_drivers: weakref.WeakSet[Driver] = weakref.WeakSet()
+_inherited: list[dict[str, Any]] = []  # kept alive in a child, so that nothing of the parent's is closed by its end
+
+
+def _forget_inherited() -> None:
+    for driver in list(_drivers):
+        _inherited.append(dict(vars(driver)))
+        driver._reset()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Leave no pool's tasks or threads behind at the interpreter's end."""
+    for driver in list(_drivers):
+        driver.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_inherited)

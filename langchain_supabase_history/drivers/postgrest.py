@@ -1,0 +1,202 @@
+"""Calls over Supabase's Data API (PostgREST): each is one POST to `/rpc/<function>`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import httpx
+import orjson
+
+from ..calls import Call, Json
+from ..errors import Forbidden, NotConfigured, StoreClosed, Transient, from_code, is_transient
+from ..identity import Identity
+from .base import Driver
+
+if TYPE_CHECKING:
+    from postgrest import AsyncPostgrestClient, SyncPostgrestClient
+
+T = TypeVar("T")
+
+
+class PostgrestDriver(Driver):
+    """Calls our SQL functions through clients of its own, made for a project's URL and key."""
+
+    def __init__(self, url: str, key: str, *, schema: str, deadline: float, pool_size: int) -> None:
+        super().__init__(schema=schema, deadline=deadline, pool_size=pool_size)
+        self._url = _check_url(url)
+        self._headers = _key_headers(key)
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._client: SyncPostgrestClient | None = None
+        self._aclient: AsyncPostgrestClient | None = None
+
+    def __repr__(self) -> str:
+        return f"PostgrestDriver({self._url!r}, schema={self.schema!r})"
+
+    def _limits(self) -> httpx.Limits:
+        return httpx.Limits(max_connections=self.pool_size, max_keepalive_connections=self.pool_size, keepalive_expiry=60)
+
+    def _postgrest(self) -> SyncPostgrestClient:
+        with self._lock:
+            if self._client is None:
+                from postgrest import SyncPostgrestClient
+
+                self._client = SyncPostgrestClient(
+                    self._url + "/rest/v1", schema=self.schema, headers=self._headers,
+                    http_client=httpx.Client(limits=self._limits()),
+                )  # fmt: skip
+            return self._client
+
+    async def _apostgrest(self) -> AsyncPostgrestClient:
+        if self._aclient is None:
+            from postgrest import AsyncPostgrestClient
+
+            self._aclient = AsyncPostgrestClient(
+                self._url + "/rest/v1", schema=self.schema, headers=self._headers,
+                http_client=httpx.AsyncClient(limits=self._limits()),
+            )  # fmt: skip
+        return self._aclient
+
+    def _try(self, call: Call[T], identity: Identity | None, replay: bool, seconds: float) -> T:
+        client = self._postgrest()
+        request = _request(client, call, identity, self.schema, replay)
+        try:
+            response = client.session.post(**request, timeout=seconds)
+        except (httpx.HTTPError, RuntimeError) as error:
+            raise _translate(error) from error
+        return _answer(call, response)
+
+    async def _atry(self, call: Call[T], identity: Identity | None, replay: bool, seconds: float) -> T:
+        client = await self._apostgrest()
+        request = _request(client, call, identity, self.schema, replay)
+        try:
+            async with asyncio.timeout(seconds):
+                response = await client.session.post(**request, timeout=seconds)
+        except (httpx.HTTPError, RuntimeError, TimeoutError) as error:
+            raise _translate(error) from error
+        return _answer(call, response)
+
+    def close(self) -> None:
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None:
+            client.session.close()
+        super().close()
+
+    async def _aclose(self) -> None:
+        client, self._aclient = self._aclient, None
+        if client is not None:
+            await client.session.aclose()
+
+
+class ClientDriver(PostgrestDriver):
+    """Calls through the application's own supabase clients, which it does not close.
+
+    Args:
+        client: A `supabase.Client`, or None.
+        async_client: A `supabase.AsyncClient`, or None. Without it, async operations run in a worker thread.
+    """
+
+    def __init__(self, client: Any, async_client: Any, *, schema: str, deadline: float, pool_size: int) -> None:
+        Driver.__init__(self, schema=schema, deadline=deadline, pool_size=pool_size)
+        self._url = str((client or async_client).supabase_url)
+        self._own = client
+        self._aown = async_client
+
+    # supabase-py replaces `client.postgrest` whenever its session is refreshed: a kept one carries the old token.
+    def _postgrest(self) -> SyncPostgrestClient:
+        if self._own is None:
+            raise NotConfigured("This store has an async supabase client only: use the async methods (aload, aappend, ...), "
+                                "or give HistoryStore.from_client(client, async_client) both.")  # fmt: skip
+        client: SyncPostgrestClient = self._own.postgrest
+        return client
+
+    async def _apostgrest(self) -> AsyncPostgrestClient:
+        client: AsyncPostgrestClient = self._aown.postgrest
+        return client
+
+    async def aexecute(self, call: Call[T], identity: Identity | None = None) -> T:
+        if self._aown is None:
+            return await asyncio.to_thread(self.execute, call, identity)
+        return await self._aexecute(call, identity)  # on the caller's loop, which is the client's
+
+    def _on_loop(self, work: Any) -> Awaitable[Any]:
+        raise AssertionError("a client of the application's stays on the application's loop")
+
+    def close(self) -> None:
+        """Nothing here is the driver's to close."""
+
+
+def _check_url(url: object) -> str:
+    if not isinstance(url, str) or not url.startswith(("https://", "http://")):
+        raise NotConfigured("SUPABASE_URL must be the project's URL, like https://<project>.supabase.co.")
+    return url.rstrip("/").removesuffix("/rest/v1")
+
+
+def _key_headers(key: object) -> dict[str, str]:
+    if not isinstance(key, str) or not key or not key.isascii() or any(c.isspace() for c in key):
+        raise NotConfigured("SUPABASE_KEY must be one of the project's API keys: a secret (service role) or publishable one.")
+    # Legacy keys are JWTs and speak for a role themselves; the newer sb_ keys are none and go alone.
+    return {"apikey": key} if key.startswith("sb_") else {"apikey": key, "Authorization": f"Bearer {key}"}
+
+
+def _request(
+    client: SyncPostgrestClient | AsyncPostgrestClient, call: Call[Any], identity: Identity | None, schema: str, replay: bool
+) -> dict[str, Any]:
+    headers = httpx.Headers(client.headers)
+    headers.update({"Content-Type": "application/json", "Accept": "application/json",
+                    "Accept-Profile": schema, "Content-Profile": schema})  # fmt: skip
+    if identity is not None:  # on this request alone, never on the shared client
+        headers["Authorization"] = f"Bearer {identity.access_token()}"
+    body = orjson.dumps(call.arguments(replay=replay), default=_fragment, option=orjson.OPT_PASSTHROUGH_DATACLASS)
+    return {"url": str(client.base_url.joinpath("rpc", call.function)), "headers": headers, "content": body}
+
+
+def _fragment(value: Any) -> Any:
+    if isinstance(value, Json):
+        return orjson.Fragment(value.text)
+    raise TypeError
+
+
+def _translate(error: Exception) -> Exception:
+    if isinstance(error, RuntimeError):  # httpx: "the client has been closed"
+        return StoreClosed("The store was closed while this operation ran.")
+    if isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL)):
+        return NotConfigured("The Data API cannot be reached at this address or with this key.")
+    if isinstance(error, (httpx.TimeoutException, TimeoutError)):
+        return Transient("the Data API did not answer in time")
+    return Transient("the Data API could not be reached")
+
+
+def _answer(call: Call[T], response: httpx.Response) -> T:
+    if response.is_success:
+        try:
+            reply = orjson.loads(response.content) if response.content else None
+        except orjson.JSONDecodeError:
+            raise NotConfigured("The server's answer is not a Data API's. Check SUPABASE_URL.", code="404") from None
+        return call.parse(reply)
+    code, detail = _error_code(response)
+    status = str(response.status_code)
+    if is_transient(code) or (code == status and response.status_code >= 500):
+        raise Transient(f"the Data API answered {code}", code)
+    error = from_code(code, detail)
+    if type(error) is not Forbidden and response.status_code in (401, 403):
+        error = from_code(status, detail)
+    raise error
+
+
+def _error_code(response: httpx.Response) -> tuple[str, str]:
+    """PostgREST's or PostgreSQL's code and words, else the HTTP status (a gateway's page, say)."""
+    try:
+        body = orjson.loads(response.content)
+        code, detail = body["code"], body.get("message")
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        code, detail = None, None
+    if not isinstance(code, str) or not code:
+        code = str(response.status_code)
+    return code, detail if isinstance(detail, str) else ""
+
+

@@ -1,0 +1,348 @@
+"""Calls over psycopg: a direct connection, the session pooler or the transaction pooler."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, ClassVar, Final, TypeVar
+
+import orjson
+import psycopg
+import psycopg_pool
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from ..calls import SQL_TYPES, Call, Json
+from ..errors import Forbidden, HistoryError, NotConfigured, StoreClosed, Transient, Unavailable, from_code, is_transient
+from ..identity import Identity, Verifier
+from .base import Driver
+
+T = TypeVar("T")
+
+# One statement says who the transaction is; `role` last, for the login may not set the others any more after it.
+_BECOME: Final = """select set_config('request.jwt.claims', %s, true),
+  set_config('idle_in_transaction_session_timeout', '15s', true), set_config('role', 'authenticated', true)"""
+
+
+class _Care:
+    """A connection that gives up at the deadline of the operation that uses it, and knows when it was opened."""
+
+    deadline: float | None = None
+    opened_at: float = 0.0
+
+    def seconds_left(self) -> float | None:
+        return None if self.deadline is None else max(self.deadline - time.monotonic(), 0.001)
+
+
+class _Connection(_Care, psycopg.Connection[Any]):
+    first: ClassVar[_Connection | None] = None
+
+    @classmethod
+    def connect(cls, *args: Any, **kwargs: Any) -> _Connection:  # type: ignore[override]
+        conn, cls.first = cls.first, None  # the pool's first is the one that was opened to hear the server's own words
+        if conn is None:
+            conn = super().connect(*args, **kwargs)
+            conn.opened_at = time.monotonic()
+        return conn
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        return super().wait(gen, interval, self.seconds_left() if timeout is None else timeout)
+
+
+class _AsyncConnection(_Care, psycopg.AsyncConnection[Any]):
+    first: ClassVar[_AsyncConnection | None] = None
+
+    @classmethod
+    async def connect(cls, *args: Any, **kwargs: Any) -> _AsyncConnection:  # type: ignore[override]
+        conn, cls.first = cls.first, None
+        if conn is None:
+            conn = await super().connect(*args, **kwargs)
+            conn.opened_at = time.monotonic()
+        return conn
+
+    async def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        return await super().wait(gen, interval, self.seconds_left() if timeout is None else timeout)
+
+
+class PsycopgDriver(Driver):
+    """Calls our SQL functions through a pool of psycopg connections.
+
+    Args:
+        conninfo: A connection string or URL. TLS is required for a host that is not local, unless it says otherwise.
+        verifier: Checks access tokens for `as_user`.
+    """
+
+    def __init__(self, conninfo: str, *, verifier: Verifier, schema: str, deadline: float, pool_size: int) -> None:
+        super().__init__(schema=schema, deadline=deadline, pool_size=pool_size)
+        self._conninfo = _with_defaults(conninfo, deadline)
+        self._verifier = verifier
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._pool: psycopg_pool.ConnectionPool[_Connection] | None = None
+        self._apool: psycopg_pool.AsyncConnectionPool[_AsyncConnection] | None = None
+        self._aopening: Any = None
+        self._drained_at = 0.0
+
+    def __repr__(self) -> str:
+        return f"PsycopgDriver(schema={self.schema!r})"
+
+    @property
+    def conninfo(self) -> str:
+        """The connection string, with this driver's defaults in it."""
+        return self._conninfo
+
+    def _pool_options(self) -> dict[str, Any]:
+        # Autocommit: each call is one statement, hence one transaction and one round trip, and nothing stays idle in a
+        # transaction. No prepared statements: a transaction pooler loses them.
+        return {
+            "kwargs": {"autocommit": True, "prepare_threshold": None},
+            "min_size": 1, "max_size": self.pool_size, "open": False, "timeout": self.deadline,
+            "reconnect_timeout": max(self.deadline, 30.0),
+        }  # fmt: skip
+
+    # --- sync
+
+    def _open(self) -> psycopg_pool.ConnectionPool[_Connection]:
+        with self._lock:
+            if self._pool is None:
+                cls = type("_PoolConnection", (_Connection,), {"first": None})
+                options = self._pool_options()
+                cls.first = cls.connect(self._conninfo, **options["kwargs"])
+                pool = psycopg_pool.ConnectionPool(self._conninfo, connection_class=cls, **options)
+                pool.open()
+                self._pool = pool
+            return self._pool
+
+    def _try(self, call: Call[T], identity: Identity | None, replay: bool, seconds: float) -> T:
+        claims = None if identity is None else self._verifier.claims(identity)
+        query, params = _statement(call, self.schema, replay)
+        end = time.monotonic() + seconds
+        conn: _Connection | None = None
+        pool = self._pool
+        try:
+            pool = self._pool or self._open()
+            conn = pool.getconn(timeout=seconds)
+            conn.deadline = end
+            try:
+                return _answer(call, self._run(conn, query, params, claims))
+            finally:
+                conn.deadline = None
+                pool.putconn(conn)
+        except psycopg.Error as error:
+            if (lost := self._lost(conn)) and pool is not None:
+                pool.drain()
+            raise _translate(error, lost) from error
+
+    @staticmethod
+    def _run(conn: _Connection, query: bytes, params: dict[str, Any], claims: str | None) -> list[Any]:
+        if claims is None:
+            return conn.execute(query, params).fetchall()
+        try:
+            with conn.pipeline():  # queued by hand: all four go out together and are waited for once
+                conn.execute("begin")
+                conn.execute(_BECOME, [claims])
+                cursor = conn.execute(query, params)
+                conn.execute("commit")
+            return cursor.fetchall()
+        except psycopg.Error:
+            if not conn.closed:
+                conn.rollback()
+            raise
+
+    def _lost(self, conn: _Care | None) -> bool:
+        """Whether the connection is gone and is the first to be found so; then its siblings are suspect too."""
+        if conn is None or not conn.closed:  # type: ignore[attr-defined]
+            return False
+        with self._lock:
+            if conn.opened_at < self._drained_at:
+                return False
+            self._drained_at = time.monotonic()
+            return True
+
+    # --- async, on the driver's loop
+
+    async def _aopen(self) -> psycopg_pool.AsyncConnectionPool[_AsyncConnection]:
+        import asyncio
+
+        if self._aopening is None:
+            self._aopening = asyncio.Lock()
+        async with self._aopening:
+            if self._apool is None:
+                cls = type("_PoolConnection", (_AsyncConnection,), {"first": None})
+                options = self._pool_options()
+                cls.first = await cls.connect(self._conninfo, **options["kwargs"])
+                pool = psycopg_pool.AsyncConnectionPool(self._conninfo, connection_class=cls, **options)
+                await pool.open()
+                self._apool = pool
+            return self._apool
+
+    async def _atry(self, call: Call[T], identity: Identity | None, replay: bool, seconds: float) -> T:
+        claims = None if identity is None else self._verifier.claims(identity)
+        query, params = _statement(call, self.schema, replay)
+        end = time.monotonic() + seconds
+        conn: _AsyncConnection | None = None
+        pool = self._apool
+        try:
+            pool = self._apool or await self._aopen()
+            conn = await pool.getconn(timeout=seconds)
+            conn.deadline = end
+            try:
+                return _answer(call, await self._arun(conn, query, params, claims))
+            finally:
+                conn.deadline = None
+                await pool.putconn(conn)
+        except psycopg.Error as error:
+            if (lost := self._lost(conn)) and pool is not None:
+                await pool.drain()
+            raise _translate(error, lost) from error
+
+    @staticmethod
+    async def _arun(conn: _AsyncConnection, query: bytes, params: dict[str, Any], claims: str | None) -> list[Any]:
+        if claims is None:
+            return await (await conn.execute(query, params)).fetchall()
+        try:
+            async with conn.pipeline():
+                await conn.execute("begin")
+                await conn.execute(_BECOME, [claims])
+                cursor = await conn.execute(query, params)
+                await conn.execute("commit")
+            return await cursor.fetchall()
+        except psycopg.Error:
+            if not conn.closed:
+                await conn.rollback()
+            raise
+
+    # --- close
+
+    def close(self) -> None:
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
+        super().close()
+
+    async def _aclose(self) -> None:
+        pool, self._apool, self._aopening = self._apool, None, None
+        if pool is not None:
+            await pool.close()
+
+
+def _statement(call: Call[Any], schema: str, replay: bool) -> tuple[bytes, dict[str, Any]]:
+    args = call.arguments(replay=replay)
+    query = _query(schema, call.function, call.parse_rows is not None, tuple(args))
+    return query, {name: _value(name, value) for name, value in args.items()}
+
+
+@cache
+def _query(schema: str, function: str, rows: bool, names: tuple[str, ...]) -> bytes:
+    """`select schema.function(name => value, ...)`, or the rows of its twin where they are faster to read.
+
+    Every name in it is one of ours, and the schema's was checked to be a plain identifier.
+    """
+    # As text: the driver's own JSON reader is slower than the one the parsers use.
+    named = ", ".join(f"{name} => {_placeholder(name)}" for name in names)
+    form = "select type, data::text from {}_rows({})" if rows else "select {}({})::text"
+    return form.format(f'"{schema}".{function}', named).encode()
+
+
+def _placeholder(name: str) -> str:
+    kind = SQL_TYPES.get(name, "text")
+    if kind.endswith("[]") and kind != "integer[]":
+        # Arrays of text go in binary form: psycopg's own text form of an array took 6 s for 12 MB.
+        return f"%({name})b::text[]::{kind}"
+    return f"%({name})s::{kind}"
+
+
+def _value(name: str, value: Any) -> Any:
+    if isinstance(value, Json):
+        return value.text.decode()
+    if name == "tokens":
+        return "{" + ",".join(map(str, value)) + "}"
+    if isinstance(value, list):
+        return [v.text.decode() if isinstance(v, Json) else v for v in value]
+    return value
+
+
+def _answer(call: Call[T], rows: Sequence[tuple[Any, ...]]) -> T:
+    if call.parse_rows is not None:
+        return call.parse_rows(rows)
+    text = rows[0][0]
+    return call.parse(None if text is None else orjson.loads(text))
+
+
+def _translate(error: psycopg.Error, lost: bool) -> Exception:
+    """The error of ours for one of psycopg's: by SQLSTATE, else by what stage it came from."""
+    code = error.sqlstate
+    if code is not None:
+        detail = error.diag.message_primary or ""
+        return Transient(f"it answered {code} ({detail})", code) if is_transient(code) else from_code(code, detail)
+    if isinstance(error, psycopg_pool.PoolClosed):
+        return StoreClosed("The store was closed while this operation ran.")
+    if isinstance(error, psycopg_pool.PoolTimeout):
+        return Transient("no connection became free")
+    pgconn = error.pgconn
+    if pgconn is not None and (pgconn.used_password or pgconn.needs_password) and not lost and _was_connecting(error):
+        return Forbidden(
+            "The database refused the login.",
+            advice="Check user, password and database name; Supabase's pooler wants the user as postgres.<project>.",
+        )
+    if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
+        return Transient("the connection could not be made" if _was_connecting(error) else "the connection broke")
+    return HistoryError(f"The database driver reported {type(error).__name__}.")
+
+
+def _was_connecting(error: psycopg.Error) -> bool:
+    # psycopg sets `pgconn` on an error only where it was raised while connecting.
+    return error.pgconn is not None
+
+
+@contextmanager
+def connect(conninfo: str, deadline: float = 30) -> Iterator[psycopg.Connection[Any]]:
+    """A single connection, for what is no call: migrations and the doctor. Its errors are ours.
+
+    Raises:
+        HistoryError: See `errors.py`.
+    """
+    try:
+        with psycopg.connect(_with_defaults(conninfo, deadline), autocommit=True, prepare_threshold=None) as conn:
+            yield conn
+    except psycopg.Error as error:
+        translated = _translate(error, lost=False)
+        if isinstance(translated, Transient):
+            raise Unavailable(f"The database could not be reached: {translated}.", code=translated.code) from error
+        raise translated from error
+
+
+def _is_local(host: str) -> bool:
+    if not host or host.startswith(("/", "@")) or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _with_defaults(conninfo: str, deadline: float) -> str:
+    """The connection string with what it does not say itself: TLS for hosts that are not local, and keep-alive."""
+    if not isinstance(conninfo, str) or not conninfo:
+        raise NotConfigured("from_postgres needs a connection string, like postgresql://user:password@host:5432/postgres.")
+    try:
+        given = conninfo_to_dict(conninfo)
+    except psycopg.Error:
+        raise NotConfigured(
+            "The connection string cannot be read. It is like postgresql://user:password@host:5432/postgres; "
+            "characters such as @ : / in the password must be percent-encoded."
+        ) from None  # its text repeats the string, password included
+    hosts = str(given.get("host") or given.get("hostaddr") or os.environ.get("PGHOST") or "").split(",")
+    defaults: dict[str, Any] = {
+        "connect_timeout": max(2, int(deadline / 2)),
+        "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3,
+        "application_name": "langchain_supabase_history",
+    }  # fmt: skip
+    if not all(map(_is_local, hosts)) and not os.environ.get("PGSSLMODE"):
+        defaults["sslmode"] = "require"
+    return make_conninfo("", **{**defaults, **given})

@@ -1,0 +1,208 @@
+"""What can go wrong, as one tree, and the one table from a server's code to a class.
+
+::
+
+    HistoryError
+     ├─ NotConfigured     the store was not told where the database is, or told it wrongly
+     ├─ NotInstalled      the database has no schema of ours (or an older one)
+     ├─ Unavailable       the database could not be reached within the deadline
+     │   └─ StoreClosed   ... because this store was closed while the operation ran
+     ├─ StatementTimeout  the database gave up on the statement
+     ├─ Forbidden         refused login, wrong key, row level security; never retried
+     ├─ NotFound          no such session
+     ├─ Conflict          a known message id with other content; a replay of what was erased
+     ├─ InvalidInput      refused before anything was written
+     │   ├─ InvalidSession
+     │   └─ InvalidMessage
+     └─ NotSaved          a turn ended and could not be stored; carries its output and messages
+
+A class is chosen by SQLSTATE, PostgREST code or HTTP status, never by a message's text. A driver's own exception is the
+`__cause__`. No key, token or password is in any message.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from langchain_core.messages import BaseMessage
+
+
+class HistoryError(Exception):
+    """Root of this library's errors.
+
+    Attributes:
+        code: The SQLSTATE, PostgREST code or HTTP status that it was made from, or None.
+    """
+
+    advice: str = ""
+
+    def __init__(self, message: str = "", *, code: str | None = None, advice: str | None = None) -> None:
+        self.code = code
+        text = " ".join(part for part in (message, self.advice if advice is None else advice) if part)
+        super().__init__(text)
+
+
+class NotConfigured(HistoryError):
+    """The store was not told where the database is, or told it in a form that cannot be right."""
+
+
+class NotInstalled(HistoryError):
+    """The database does not know this library's functions."""
+
+    advice = (
+        "Run `langchain-supabase-history migrate` (or paste `migrate --print` into the Supabase SQL editor). If that was "
+        "just done, the Data API may not have noticed: run `notify pgrst, 'reload schema'`."
+    )
+
+
+class Unavailable(HistoryError):
+    """The database could not be reached within the deadline, retries included. Nothing is known to be stored."""
+
+    advice = "Check the address and the network, and that the project is not paused; then try again."
+
+
+class StoreClosed(Unavailable):
+    """The store was closed by another thread or task while this operation ran."""
+
+    advice = "Close the store when nothing uses it any more; used again, it opens again."
+
+
+class StatementTimeout(HistoryError):
+    """The database cancelled the statement (SQLSTATE 57014). Not retried: it would take as long again."""
+
+    advice = "Read less at once (a window, smaller pages), or raise the role's statement_timeout."
+
+
+class Forbidden(HistoryError):
+    """The database refused the login, the key, the token or the row. Never retried."""
+
+    advice = "Check the key or password, and whose session it is."
+
+
+class NotFound(HistoryError):
+    """There is no such session (of this user)."""
+
+
+class Conflict(HistoryError):
+    """What is to be written contradicts what is stored, or would bring back what was erased since."""
+
+
+class InvalidInput(HistoryError, ValueError):
+    """An argument that cannot be right; refused before anything was written."""
+
+
+class InvalidSession(InvalidInput):
+    """A session id, user id, cursor, window or schema name that cannot be right."""
+
+
+class InvalidMessage(InvalidInput):
+    """A message that cannot be stored; the text names the field."""
+
+
+class NotSaved(HistoryError):
+    """A turn ended and could not be stored. The reason is the `__cause__`.
+
+    Attributes:
+        output: What the turn gave, so that the application need not run it again.
+        messages: The messages that were not stored.
+    """
+
+    advice = "The output is in `.output`, the messages are in `.messages`."
+
+    def __init__(self, message: str, *, output: Any, messages: Sequence[BaseMessage], code: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.output = output
+        self.messages = list(messages)
+
+
+class Transient(Exception):
+    """Inside a driver: this try failed in a way that a further one may mend. Users see `Unavailable`."""
+
+    def __init__(self, message: str, code: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+_ASK_WHO = (
+    "A public key alone may read nothing: use store.as_user(access_token) for a signed-in user, or the secret "
+    "(service role) key on a server."
+)
+_FRESH_TOKEN = "Pass a fresh access token, or a callable that gives one, to store.as_user(...)."
+
+# Code -> (class, message, advice or None for the class's own). `PTnnn` are raised by our SQL functions.
+_CODES: Final[dict[str, tuple[type[HistoryError], str, str | None]]] = {
+    "PT400": (InvalidSession, "", None),
+    "PT404": (NotFound, "", None),
+    "PT409": (Conflict, "", None),
+    "PT422": (InvalidMessage, "", None),
+    "42P07": (Conflict, "", None),  # a table or migration of others in the way of ours
+    "23505": (Conflict, "The same message id stands twice in one call.", None),
+    "22P02": (InvalidMessage, "The database could not read an argument.", None),
+    "22P05": (InvalidMessage, "The database could not read an argument.", None),
+    "23514": (InvalidInput, "The database refused a value.", None),
+    "54000": (InvalidMessage, "The message is too large for the database.", None),
+    "413": (InvalidMessage, "The message is too large for the Data API.", None),
+    "42883": (NotInstalled, "The database does not know a function of this library.", None),
+    "42P01": (NotInstalled, "The database does not know a table of this library.", None),
+    "3F000": (NotInstalled, "The schema does not exist.", None),
+    "PGRST202": (NotInstalled, "The Data API does not know a function of this library.", None),
+    "PGRST203": (NotInstalled, "The Data API knows a function of this library twice.", None),
+    "PGRST205": (NotInstalled, "The Data API does not know a table of this library.", None),
+    "PGRST106": (NotConfigured, "The Data API does not serve this schema.",
+                 "Add it to 'Exposed schemas' in the project's Data API settings."),
+    "404": (NotConfigured, "The server has no Data API at this address.",
+            "SUPABASE_URL is like https://<project>.supabase.co, without a path."),
+    "42501": (Forbidden, "The database refused this for the role.", _ASK_WHO),
+    "401": (Forbidden, "The Data API refused the key.", "Check SUPABASE_KEY and that it is of this project. " + _ASK_WHO),
+    "403": (Forbidden, "The Data API refused the request.", _ASK_WHO),
+    "PGRST300": (Forbidden, "The Data API has no key to check tokens with.", "Set the project's JWT secret."),
+    "PGRST301": (Forbidden, "The Data API refused the access token: it is expired, or not of this project.",
+                 _FRESH_TOKEN),
+    "PGRST302": (Forbidden, "The Data API wants a key.", _ASK_WHO),
+    "PGRST303": (Forbidden, "The Data API refused the access token's claims: it is expired, or not meant for it.",
+                 _FRESH_TOKEN),
+    "57014": (StatementTimeout, "The database cancelled the statement.", None),
+    "28P01": (Forbidden, "The database refused the login.", "Check the user name and the password."),
+    "28000": (Forbidden, "The database refused the login.", "Check the user name and the password."),
+}  # fmt: skip
+
+# Another try may succeed: connection trouble, a server that starts, stops or fails over, deadlock, serialization,
+# too many connections, lock timeout; PostgREST's own (no connection, cache loading, pool timeout), and a gateway's.
+_TRANSIENT: Final = re.compile(
+    r"08...|53...|57P0.|40001|40P01|55P03|25006|PGRST00[0-3]|408|425|429|500|502|503|504|52[0-9]|530|540"
+)
+
+
+def is_transient(code: str | None) -> bool:
+    """Whether a further try may succeed after this code. No code means that the connection broke."""
+    return code is None or bool(_TRANSIENT.fullmatch(code))
+
+
+def from_code(code: str, detail: str = "") -> HistoryError:
+    """The error for a server's code.
+
+    Args:
+        code: SQLSTATE, PostgREST code or HTTP status.
+        detail: The server's own words, put in front where our functions raised it (`PTnnn`) or nothing better is known.
+    """
+    if code not in _CODES:
+        return HistoryError(f"The database reported {code}: {detail or 'no details'}", code=code)
+    cls, message, advice = _CODES[code]
+    return cls(message or f"{detail[:1].upper()}{detail[1:]}.", code=code, advice=advice)
+
+
+_SCHEMA: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
+
+
+def check_schema(schema: object) -> str:
+    """A schema name that can be written into SQL.
+
+    Raises:
+        InvalidSession: It is not a plain identifier of at most 63 characters.
+    """
+    if not isinstance(schema, str) or not _SCHEMA.fullmatch(schema):
+        raise InvalidSession("schema must be a plain SQL identifier: letters, digits and _, at most 63 characters.")
+    return schema

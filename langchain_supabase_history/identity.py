@@ -1,0 +1,112 @@
+"""As whom a request runs: a Supabase user's access token, or claims that the application has verified."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .errors import _FRESH_TOKEN, Forbidden, InvalidInput, NotConfigured
+
+if TYPE_CHECKING:
+    import jwt
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A user's access token (or a callable that gives a fresh one), or verified claims. Its repr shows neither."""
+
+    token: str | Callable[[], str] | None = field(default=None, repr=False)
+    claims: Mapping[str, Any] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if (self.token is None) == (self.claims is None):
+            raise InvalidInput("as_user takes an access token, or claims={...} that you have verified.")
+        if self.claims is not None:
+            subject = self.claims.get("sub") if isinstance(self.claims, Mapping) else None
+            if not isinstance(subject, str) or not subject:
+                raise InvalidInput("as_user(claims=...) must be a mapping with the user's id as 'sub'.")
+        elif not callable(self.token):
+            _check_token(self.token)
+
+    def access_token(self) -> str:
+        """The token as it is now.
+
+        Raises:
+            NotConfigured: There are claims only, which the Data API does not take.
+        """
+        if self.token is None:
+            raise NotConfigured("as_user(claims=...) works over psycopg only; the Data API needs an access token.")
+        return _check_token(self.token() if callable(self.token) else self.token)
+
+
+def _check_token(token: object) -> str:
+    if not isinstance(token, str) or token.count(".") != 2 or not token.isascii() or any(c.isspace() for c in token):
+        raise InvalidInput("as_user needs a Supabase access token (a JWT: three parts joined by dots).")
+    return token
+
+
+class Verifier:
+    """Checks access tokens where nobody else does: on a direct connection to PostgreSQL.
+
+    Args:
+        jwt_secret: The project's legacy secret, for HS256.
+        jwks_url: `https://<project>.supabase.co/auth/v1/.well-known/jwks.json`, for ES256 and RS256.
+        timeout: Seconds for fetching the keys.
+    """
+
+    def __init__(self, jwt_secret: str | None, jwks_url: str | None, timeout: float) -> None:
+        if jwt_secret is not None and (not isinstance(jwt_secret, str) or len(jwt_secret) < 16):
+            raise NotConfigured("jwt_secret must be the project's JWT secret, at least 16 characters.")
+        self._secret = jwt_secret
+        self._jwks: jwt.PyJWKClient | None = None
+        if jwks_url is not None:
+            from jwt import PyJWKClient
+
+            self._jwks = PyJWKClient(jwks_url, timeout=max(1, int(timeout)))
+
+    def claims(self, identity: Identity) -> str:
+        """The claims to run with, as JSON: verified now, expiry included.
+
+        Raises:
+            Forbidden: The token is expired, forged, or not meant for signed-in users.
+            NotConfigured: There is no key to check it with.
+        """
+        if identity.claims is not None:
+            return json.dumps(dict(identity.claims), default=str)
+        token = identity.access_token()
+        import jwt
+
+        try:
+            if jwt.get_unverified_header(token).get("alg") == "HS256":
+                if self._secret is None:
+                    raise self._no_key("jwt_secret=...", "HS256")
+                claims = self._decode(token, self._secret, ["HS256"])
+            else:
+                if self._jwks is None:
+                    raise self._no_key("jwks_url=...", "ES256 or RS256")
+                claims = self._decode(token, self._jwks.get_signing_key_from_jwt(token).key, ["ES256", "RS256"])
+        except jwt.ExpiredSignatureError as error:
+            raise Forbidden("The access token is expired.", advice=_FRESH_TOKEN) from error
+        except jwt.PyJWKClientConnectionError as error:
+            raise Forbidden("The keys that check access tokens could not be fetched from jwks_url.", advice="") from error
+        except jwt.PyJWTError as error:
+            raise Forbidden("The access token was refused: it is not a signed-in user's of this project.",
+                            advice=_FRESH_TOKEN) from error  # fmt: skip
+        return json.dumps(claims)
+
+    @staticmethod
+    def _no_key(option: str, algorithm: str) -> NotConfigured:
+        return NotConfigured(f"Over psycopg nobody else checks access tokens: give HistoryStore.from_postgres(..., {option}) "
+                             f"to check {algorithm} tokens with, or as_user(claims=...) that you have verified.")  # fmt: skip
+
+    @staticmethod
+    def _decode(token: str, key: Any, algorithms: list[str]) -> dict[str, Any]:
+        import jwt
+
+        required = ["exp", "sub", "aud"]
+        claims: dict[str, Any] = jwt.decode(
+            token, key, algorithms=algorithms, audience="authenticated", options={"require": required}
+        )
+        return claims

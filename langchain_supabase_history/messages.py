@@ -1,0 +1,432 @@
+"""Messages to and from what is stored: a type and LangChain's own dictionary of the message, without defaults.
+
+The one module that knows this shape. What JSON cannot hold is written as an object with the key `$type`, and comes back
+as it was:
+
+======================  ==========================================================================
+`str`                   text with NUL or lone surrogates: `\\` doubled, those as `\\uXXXX`
+`float`                 `"nan"`, `"inf"`, `"-inf"`
+`int`                   decimal digits, where it does not fit 64 bits
+`bytes`, `bytearray`    base64
+`datetime` `date`       ISO 8601; `time` too
+`timedelta`             `[days, seconds, microseconds]`
+`decimal`, `uuid`       as text
+`set` `frozenset`       a list; `tuple` too
+`enum`                  its value, with `class` and `name`; comes back as its value where the class is not imported
+`dict`                  `[[key, value], ...]`, where keys are not all plain strings, or one of them is `$type`
+======================  ==========================================================================
+
+Pydantic models (a retriever's `Document`, say) and dataclasses are written as their dictionaries, and stay that.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import datetime as dt
+import decimal
+import enum
+import logging
+import re
+import sys
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any, Final
+
+import orjson
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    ChatMessage,
+    ToolMessage,
+    message_chunk_to_message,
+    messages_from_dict,
+)
+from langchain_core.messages.base import BaseMessageChunk
+from pydantic import BaseModel
+
+from .errors import InvalidMessage
+
+logger = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES: Final = 16 * 2**20
+_MAX_DEPTH: Final = 100
+_TAG: Final = "$type"
+_UNENCODABLE: Final = "unencodable"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Encoded:
+    """A message ready to be stored. `lost` names the type of an artifact that could not be encoded."""
+
+    type: str
+    data: bytes
+    tokens: int
+    lost: str | None = None
+
+
+class _Unencodable(Exception):
+    def __init__(self, path: str, reason: str) -> None:
+        self.path, self.reason = path, reason
+
+
+# --- values -----------------------------------------------------------------------------------------------------
+
+_NOT_TEXT: Final = re.compile("[\x00\ud800-\udfff]")
+_ESCAPED: Final = re.compile("[\\\\\x00\ud800-\udfff]")
+_UNESCAPE: Final = re.compile(r"\\(\\|u[0-9a-f]{4})")
+
+
+def _tagged(tag: str, value: Any, **more: Any) -> dict[str, Any]:
+    return {_TAG: tag, "value": value, **more}
+
+
+def _plain(text: str) -> bool:
+    return (text.isascii() and "\x00" not in text) or not _NOT_TEXT.search(text)
+
+
+def _encode_str(text: str, path: str, depth: int) -> Any:
+    if _plain(text):
+        return text
+    return _tagged("str", _ESCAPED.sub(lambda m: "\\\\" if m[0] == "\\" else f"\\u{ord(m[0]):04x}", text))
+
+
+def _encode_int(value: int, path: str, depth: int) -> Any:
+    return value if -(2**63) <= value < 2**64 else _tagged("int", str(value))
+
+
+def _encode_float(value: float, path: str, depth: int) -> Any:
+    if value - value == 0:  # finite
+        return value
+    return _tagged("float", "nan" if value != value else "inf" if value > 0 else "-inf")
+
+
+def _encode_dict(value: Mapping[Any, Any], path: str, depth: int) -> Any:
+    if all(type(k) is str and _plain(k) for k in value) and _TAG not in value:
+        return {k: encode(v, f"{path}.{k}", depth) for k, v in value.items()}
+    pairs = [[encode(k, f"{path} key", depth), encode(v, f"{path}[{k!r:.40}]", depth)] for k, v in value.items()]
+    return _tagged("dict", pairs)
+
+
+def _encode_list(value: Iterable[Any], path: str, depth: int) -> list[Any]:
+    return [encode(v, f"{path}[{i}]", depth) for i, v in enumerate(value)]
+
+
+def _encode_enum(value: enum.Enum, path: str, depth: int) -> Any:
+    cls = type(value)
+    return _tagged(
+        "enum", encode(value.value, path, depth), **{"class": f"{cls.__module__}:{cls.__qualname__}", "name": value.name}
+    )
+
+
+_ENCODERS: dict[type, Callable[[Any, str, int], Any]] = {
+    str: _encode_str,
+    bool: lambda v, p, d: v,
+    type(None): lambda v, p, d: v,
+    int: _encode_int,
+    float: _encode_float,
+    dict: _encode_dict,
+    list: _encode_list,
+    tuple: lambda v, p, d: _tagged("tuple", _encode_list(v, p, d)),
+    set: lambda v, p, d: _tagged("set", _encode_list(v, p, d)),
+    frozenset: lambda v, p, d: _tagged("frozenset", _encode_list(v, p, d)),
+    bytes: lambda v, p, d: _tagged("bytes", base64.b64encode(v).decode()),
+    bytearray: lambda v, p, d: _tagged("bytearray", base64.b64encode(v).decode()),
+    dt.datetime: lambda v, p, d: _tagged("datetime", v.isoformat()),
+    dt.date: lambda v, p, d: _tagged("date", v.isoformat()),
+    dt.time: lambda v, p, d: _tagged("time", v.isoformat()),
+    dt.timedelta: lambda v, p, d: _tagged("timedelta", [v.days, v.seconds, v.microseconds]),
+    decimal.Decimal: lambda v, p, d: _tagged("decimal", str(v)),
+    uuid.UUID: lambda v, p, d: _tagged("uuid", str(v)),
+}
+
+
+@cache
+def _encoder_for(cls: type) -> Callable[[Any, str, int], Any] | None:
+    """For a class that is not in the table: what its base is encoded as."""
+    if issubclass(cls, enum.Enum):
+        return _encode_enum
+    if issubclass(cls, BaseModel):
+        return lambda v, p, d: encode(v.model_dump(), p, d)
+    if dataclasses.is_dataclass(cls):
+        return lambda v, p, d: encode({f.name: getattr(v, f.name) for f in dataclasses.fields(v)}, p, d)
+    if issubclass(cls, Mapping):
+        return _encode_dict
+    return next((_ENCODERS[base] for base in cls.__mro__ if base in _ENCODERS), None)
+
+
+def encode(value: Any, path: str = "", depth: int = 0) -> Any:
+    """A value as JSON can hold it; `path` names it in an error."""
+    encoder = _ENCODERS.get(type(value)) or _encoder_for(type(value))
+    if encoder is None:
+        raise _Unencodable(path, f"{type(value).__module__}.{type(value).__qualname__} cannot be stored")
+    if depth > _MAX_DEPTH:
+        raise _Unencodable(path, f"it is nested more than {_MAX_DEPTH} levels deep, or contains itself")
+    return encoder(value, path, depth + 1)
+
+
+def _decode_enum(tagged: dict[str, Any]) -> Any:
+    module, _, name = str(tagged.get("class", "")).partition(":")
+    found: Any = sys.modules.get(module)  # never imported for a row's sake
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    value = decode(tagged["value"])
+    if isinstance(found, type) and issubclass(found, enum.Enum):
+        return found.__members__.get(str(tagged.get("name")), value)
+    return value
+
+
+_DECODERS: dict[str, Callable[[Any], Any]] = {
+    "str": lambda v: _UNESCAPE.sub(lambda m: "\\" if m[1] == "\\" else chr(int(m[1][1:], 16)), v),
+    "int": int,
+    "float": float,
+    "bytes": lambda v: base64.b64decode(v),
+    "bytearray": lambda v: bytearray(base64.b64decode(v)),
+    "datetime": dt.datetime.fromisoformat,
+    "date": dt.date.fromisoformat,
+    "time": dt.time.fromisoformat,
+    "timedelta": lambda v: dt.timedelta(*v),
+    "decimal": decimal.Decimal,
+    "uuid": uuid.UUID,
+    "tuple": lambda v: tuple(decode(v)),
+    "set": lambda v: set(decode(v)),
+    "frozenset": lambda v: frozenset(decode(v)),
+    "dict": lambda v: {decode(key): decode(item) for key, item in v},
+}
+
+
+def decode(value: Any) -> Any:
+    """The inverse of `encode`. An object with a `$type` that is not ours stays as it is."""
+    if type(value) is dict:
+        tag = value.get(_TAG)
+        if tag is not None and "value" in value:
+            if tag == "enum":
+                return _decode_enum(value)
+            decoder = _DECODERS.get(tag) if type(tag) is str else None
+            if decoder is not None:
+                return decoder(value["value"])
+        return {k: decode(v) if type(v) in (dict, list) else v for k, v in value.items()}
+    if type(value) is list:
+        return [decode(v) if type(v) in (dict, list) else v for v in value]
+    return value
+
+
+# --- messages ---------------------------------------------------------------------------------------------------
+
+
+@cache
+def _defaults(cls: type[BaseMessage]) -> dict[str, Any]:
+    return {
+        name: field.get_default(call_default_factory=True, validated_data={})
+        for name, field in cls.model_fields.items()
+        if not field.is_required()
+    }
+
+
+def encode_message(message: BaseMessage, where: str = "message", max_bytes: int = MAX_MESSAGE_BYTES,
+                   count_tokens: Callable[[BaseMessage], int] | None = None) -> Encoded:  # fmt: skip
+    """A message ready to be stored. The caller's object is left as it is; a chunk becomes the whole message.
+
+    Args:
+        where: Names the message in an error.
+        max_bytes: The largest payload.
+        count_tokens: Counts a message's tokens; without it the provider's usage or an estimate is taken.
+
+    Raises:
+        InvalidMessage: It is no message, or a field cannot be encoded, or it is too large.
+    """
+    if not isinstance(message, BaseMessage):
+        raise InvalidMessage(f"{where} must be a LangChain message (HumanMessage, AIMessage, ...), "
+                             f"got {type(message).__name__}.")  # fmt: skip
+    if isinstance(message, BaseMessageChunk):
+        message = message_chunk_to_message(message)
+    defaults = _defaults(type(message))
+    data: dict[str, Any] = {}
+    lost: str | None = None
+    field = ""
+    try:
+        for field, value in {**vars(message), **(message.model_extra or {})}.items():
+            if field == "type" or (field in defaults and value == defaults[field]):
+                continue
+            try:
+                data[field] = encode(value, field)
+            except _Unencodable as error:
+                if field != "artifact":
+                    raise
+                lost = error.reason
+                data[field] = {_TAG: _UNENCODABLE, "class": f"{type(value).__module__}:{type(value).__qualname__}"}
+        payload = orjson.dumps(data)
+    except _Unencodable as error:
+        raise InvalidMessage(f"{where} cannot be stored: field '{error.path[:200]}': {error.reason}.") from None
+    except Exception as error:  # a value's own code (a property, __iter__, model_dump) or orjson refused
+        raise InvalidMessage(f"{where} cannot be stored: field '{field}': {type(error).__name__}.") from error
+    if len(payload) > max_bytes:
+        raise InvalidMessage(
+            f"{where} is {len(payload):,} bytes, more than max_message_bytes={max_bytes:,}. Store large content "
+            "elsewhere (Supabase Storage) and keep its address in the message."
+        )
+    if not _plain(message.type):
+        raise InvalidMessage(f"{where} has a type with NUL or lone surrogates.")
+    return Encoded(message.type, payload, _tokens(message, data, count_tokens), lost)
+
+
+def _tokens(message: BaseMessage, data: dict[str, Any], count: Callable[[BaseMessage], int] | None) -> int:
+    if count is not None:
+        counted = count(message)
+        if type(counted) is not int or not 0 <= counted < 2**31:
+            raise InvalidMessage(f"count_tokens must return a whole number from 0 to 2147483647, got {counted!r:.40}.")
+        return counted
+    usage = getattr(message, "usage_metadata", None)
+    if usage and usage.get("output_tokens"):
+        return min(int(usage["output_tokens"]), 2**31 - 1)
+    # Four bytes a token is the field's rule of thumb for English; other scripts take more bytes, so the bytes are
+    # counted, not the characters. What a provider is sent: content and tool calls.
+    text = data.get("content", "")
+    size = len(text.encode()) if isinstance(text, str) else len(orjson.dumps(text))
+    if data.get("tool_calls"):
+        size += len(orjson.dumps(data["tool_calls"]))
+    return size // 4 + 4
+
+
+def decode_message(type: str, data: dict[str, Any]) -> BaseMessage:
+    """The message of a stored row.
+
+    Raises:
+        Exception: Whatever LangChain raises where the row is not a message it knows.
+    """
+    return messages_from_dict([{"type": type, "data": decode(data)}])[0]
+
+
+def decode_rows(rows: Sequence[tuple[str, str]]) -> tuple[list[BaseMessage], int]:
+    """The messages of stored rows (type, data as JSON text), and how many were left out because they cannot be read.
+
+    A row written by something else, or by a newer release, never takes the session down: it is left out and logged.
+    """
+    try:
+        datas: list[Any] = orjson.loads("[" + ",".join([data for _, data in rows]) + "]")
+    except (orjson.JSONDecodeError, UnicodeEncodeError):  # one of them is to blame: read each by itself
+        datas = [_loads(data) for _, data in rows]
+    return _decode_all(zip((type for type, _ in rows), datas, strict=True))
+
+
+def decode_items(items: Sequence[dict[str, Any]]) -> tuple[list[BaseMessage], int]:
+    """As `decode_rows`, from `{"type", "data"}` as the Data API gives them."""
+    return _decode_all((item["type"], item["data"]) for item in items)
+
+
+def _loads(text: str) -> Any:
+    import json
+
+    try:
+        return json.loads(text)  # reads lone surrogates and huge numbers, which orjson refuses
+    except ValueError:
+        return None
+
+
+def _decode_all(rows: Iterable[tuple[str, Any]]) -> tuple[list[BaseMessage], int]:
+    messages: list[BaseMessage] = []
+    unreadable = 0
+    for type, data in rows:
+        try:
+            messages.append(decode_message(type, data))
+        except Exception as error:  # whatever is in the row
+            unreadable += 1
+            logger.warning("left out a stored message of type %r that cannot be read: %s", type, error.__class__.__name__)
+    return messages, unreadable
+
+
+def decode_or_wrap(type: str, data: Any) -> BaseMessage:
+    """The message of a stored row, or, where it cannot be read, a `ChatMessage` whose role is the row's type.
+
+    The row is then in `additional_kwargs["unreadable"]`.
+    """
+    try:
+        return decode_message(type, data)
+    except Exception:  # whatever is in the row
+        content = data.get("content") if isinstance(data, dict) else None
+        return ChatMessage(
+            role=type or "unknown",
+            content=content if isinstance(content, str) else "",
+            additional_kwargs={"unreadable": {"type": type, "data": data}},
+        )
+
+
+# --- what a provider accepts --------------------------------------------------------------------------------------
+
+_CALL_BLOCKS: Final = {"tool_use", "tool_call", "invalid_tool_call", "function_call", "tool_call_chunk"}
+
+
+def without_unanswered_calls(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """The messages without tool calls that have no result, and without results that have no call.
+
+    Providers refuse either. An AI message that is left with neither text nor calls is left out. The messages given are
+    not changed. A result counts where it stands between the call and the next message that is no result.
+    """
+    kept: list[BaseMessage] = []
+    index = 0
+    while index < len(messages):
+        message = messages[index]
+        index += 1
+        if isinstance(message, ToolMessage):
+            continue  # its call is not in front of it
+        if not isinstance(message, AIMessage) or not (message.tool_calls or message.invalid_tool_calls):
+            kept.append(message)
+            continue
+        called = {call["id"] for call in (*message.tool_calls, *message.invalid_tool_calls)}
+        results: dict[str | None, BaseMessage] = {}
+        while index < len(messages) and isinstance(result := messages[index], ToolMessage):
+            if result.tool_call_id in called:
+                results.setdefault(result.tool_call_id, result)
+            index += 1
+        repaired = message if called <= results.keys() else _with_calls(message, set(results))
+        if repaired is not None:
+            kept.append(repaired)
+        kept.extend(results.values())
+    return kept
+
+
+def _with_calls(message: AIMessage, answered: set[str | None]) -> AIMessage | None:
+    """The message with the answered calls alone, in each of the places where providers' packages put calls."""
+    content = message.content
+    if isinstance(content, list):
+        content = [
+            block
+            for block in content
+            if not (isinstance(block, dict) and block.get("type") in _CALL_BLOCKS)
+            or (block.get("call_id") or block.get("id")) in answered
+        ]
+    if not content and not answered:
+        return None
+    extra = {k: v for k, v in message.additional_kwargs.items() if k not in ("tool_calls", "function_call")}
+    raw = [call for call in message.additional_kwargs.get("tool_calls", ()) if call.get("id") in answered]
+    if raw:
+        extra["tool_calls"] = raw
+    return message.model_copy(
+        update={
+            "content": content,
+            "tool_calls": [call for call in message.tool_calls if call["id"] in answered],
+            "invalid_tool_calls": [call for call in message.invalid_tool_calls if call["id"] in answered],
+            "additional_kwargs": extra,
+        }
+    )
+
+
+def as_messages(value: Any) -> list[BaseMessage]:
+    """Messages as chains take and give them: a string (a human's), one message, or a sequence of them.
+
+    Raises:
+        InvalidMessage: It is none of these.
+    """
+    from langchain_core.messages import HumanMessage
+
+    if isinstance(value, str):
+        return [HumanMessage(content=value)]
+    if isinstance(value, BaseMessage):
+        return [value]
+    if isinstance(value, (list, tuple)):
+        if len(value) == 1 and isinstance(value[0], (list, tuple)):  # chat models batch their inputs
+            return as_messages(value[0])
+        if all(isinstance(item, BaseMessage) for item in value):
+            return list(value)
+    raise InvalidMessage(f"Expected a string, a message or a list of messages, got {type(value).__name__}.")

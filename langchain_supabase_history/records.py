@@ -1,0 +1,154 @@
+"""What the store answers with: frozen records. Unknown is None, never 0."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Generic, Literal, TypeVar
+from uuid import UUID
+
+from langchain_core.messages import BaseMessage
+
+T = TypeVar("T")
+
+Status = Literal["running", "interrupted", "failed", "completed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A conversation, without its messages.
+
+    Attributes:
+        user_id: Its owner; None for a session of the application itself.
+        message_count: Of the messages that are not cleared.
+        last_position: Of the newest message; it never goes back.
+        epoch: Raised when messages are cleared or the session is deleted.
+        revision: Raised by every change but an append.
+    """
+
+    session_id: str
+    user_id: str | None
+    title: str | None
+    metadata: dict[str, Any]
+    created_at: datetime
+    updated_at: datetime
+    message_count: int
+    last_position: int
+    epoch: int
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """A message as it is stored.
+
+    Attributes:
+        id: Its row id, minted before the first try. Not LangChain's `message.id`, which identifies no row.
+        position: Its place in the session; positions only grow.
+    """
+
+    id: UUID
+    position: int
+    created_at: datetime
+    turn_id: UUID
+    message: BaseMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A question, all that was done for it, and the answer.
+
+    Given to `append`, only what is known need be set; read back, the rest is None.
+
+    Attributes:
+        trace_id: Of the LangSmith trace, `run_id` of its root run, `project` the project's name.
+        started_at: With `ended_at`, when the turn ran.
+        input_tokens: Sum over the turn's model runs; so for `output_tokens` and `total_tokens`.
+        token_details: Cache and reasoning tokens, where the provider gives them.
+        documents: What retrievers returned.
+        ordinal: Its place among the session's turns; set by the database.
+    """
+
+    id: UUID
+    status: Status = "completed"
+    trace_id: str | None = None
+    run_id: str | None = None
+    project: str | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    model: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    total_tokens: int | None = None
+    token_details: dict[str, Any] | None = None
+    documents: list[dict[str, Any]] | None = None
+    error: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    ordinal: int | None = None
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """Some of a listing. Iterating gives its items; `next_cursor` asks for the page after, None at the end."""
+
+    items: Sequence[T]
+    next_cursor: str | None
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How much of a conversation the model is shown: the latest of it, within every limit that is set.
+
+    A window begins with a human message where there is one in it. It never begins with a tool's result whose call is
+    not in it: it reaches back to the calling message then.
+
+    Attributes:
+        messages: At most so many messages.
+        turns: At most so many turns.
+        tokens: At most so many tokens, the system message's included; never exceeded.
+        keep_system: Whether a system message that the session begins with stays in front, beyond `messages` and
+            `turns`.
+
+    Raises:
+        InvalidSession: A limit is not a positive whole number.
+    """
+
+    messages: int | None = None
+    turns: int | None = None
+    tokens: int | None = None
+    keep_system: bool = True
+
+    def __post_init__(self) -> None:
+        from .errors import InvalidSession
+
+        for name in ("messages", "turns", "tokens"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or not 1 <= value < 2**31):
+                raise InvalidSession(f"Window({name}=...) must be a whole number from 1 to 2147483647, or None.")
+        if type(self.keep_system) is not bool:
+            raise InvalidSession("Window(keep_system=...) must be True or False.")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What `load` was answered: the messages, and where the session stood.
+
+    Attributes:
+        messages: What the model should see.
+        epoch: The session's epoch, which a replay of this turn carries.
+        unreadable: Rows that could not be read back and were left out.
+    """
+
+    messages: list[BaseMessage]
+    epoch: int
+    revision: int
+    last_position: int
+    unreadable: int = 0

@@ -1,0 +1,426 @@
+"""`HistoryStore`: every operation as a pair of one-liners over a driver."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from langchain_core.messages import BaseMessage
+
+from . import calls
+from .errors import HistoryError, InvalidInput, InvalidMessage, InvalidSession, NotConfigured, NotFound, check_schema
+from .identity import Identity, Verifier
+from .messages import MAX_MESSAGE_BYTES
+from .records import Loaded, Page, Session, StoredMessage, Turn, Window
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import Runnable
+
+    from .drivers.base import Driver
+    from .history import SupabaseChatMessageHistory
+    from .runnable import RunnableWithHistory
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+OnError = Callable[[HistoryError, Sequence[BaseMessage]], None]
+
+
+class HistoryStore:
+    """Durable conversations on Supabase, or any PostgreSQL 15 to 18.
+
+    Made by `from_env`, `from_supabase`, `from_client`, `from_postgres` or `local`. Safe to share between threads and
+    event loops; each method has an async twin with the prefix `a`. Connections are made at first use; `close` (or
+    leaving a `with` block) gives them back, and a store used again opens again.
+
+    Every operation is one round trip and one transaction. It raises a `HistoryError` (see `errors.py`): `Unavailable`
+    when the database cannot be reached within the deadline, `NotInstalled` when its schema is missing, `Forbidden` when
+    it refuses; bad arguments are refused before anything is sent.
+
+    The constructors share these options:
+
+    Args:
+        schema: The schema that the tables are in.
+        deadline: Seconds for one operation, its retries included.
+        pool_size: Connections at the most, for sync and for async each.
+        on_error: Called with an error and the messages it concerns where nobody else can be told: a history object
+            inside `RunnableWithMessageHistory`, a generator that was dropped, an artifact that could not be stored.
+        max_message_bytes: The largest message, as JSON.
+        count_tokens: Gives a message's token count, which windows go by. Without it the provider's usage is taken, or
+            an estimate: a quarter of the bytes of its content and tool calls, and 4.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        *,
+        on_error: OnError | None = None,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+        count_tokens: Callable[[BaseMessage], int] | None = None,
+    ) -> None:
+        self._driver = driver
+        self._on_error = _callable(on_error, "on_error")
+        self._count_tokens = _callable(count_tokens, "count_tokens")
+        self._max_message_bytes = _number(max_message_bytes, "max_message_bytes", int, 1)
+        self._user_id: str | None = None
+        self._identity: Identity | None = None
+        self._window: Window | None = None
+
+    # --- constructors
+
+    @classmethod
+    def from_env(cls, **options: Any) -> HistoryStore:
+        """From the environment: `SUPABASE_DB_URL` (psycopg), else `SUPABASE_URL` and `SUPABASE_KEY` (the Data API).
+
+        Raises:
+            NotConfigured: Neither is set.
+        """
+        if conninfo := os.environ.get("SUPABASE_DB_URL"):
+            return cls.from_postgres(conninfo, **options)
+        url, key = os.environ.get("SUPABASE_URL"), os.environ.get("SUPABASE_KEY")
+        if url and key:
+            return cls.from_supabase(url, key, **options)
+        raise NotConfigured(
+            "Set SUPABASE_DB_URL (a connection string), or SUPABASE_URL and SUPABASE_KEY. "
+            "On Streamlit these are root-level entries of the app's secrets."
+        )
+
+    @classmethod
+    def from_supabase(
+        cls, url: str, key: str, *, schema: str = "public", deadline: float = 10, pool_size: int = 10, **options: Any
+    ) -> HistoryStore:
+        """Over the Data API (PostgREST).
+
+        Args:
+            url: The project's URL, `https://<project>.supabase.co`.
+            key: The secret (service role) key on a server; a publishable one together with `as_user`.
+            **options: See the class.
+        """
+        from .drivers.postgrest import PostgrestDriver
+
+        return cls(PostgrestDriver(url, key, **_driver_options(schema, deadline, pool_size)), **options)
+
+    @classmethod
+    def from_client(
+        cls, client: Any = None, async_client: Any = None, *, schema: str = "public", deadline: float = 10,
+        pool_size: int = 10, **options: Any,
+    ) -> HistoryStore:  # fmt: skip
+        """Over the application's own supabase clients, as whoever is signed in on them. They are not closed.
+
+        Args:
+            client: A `supabase.Client`. Without an async one, async operations run in a worker thread.
+            async_client: A `supabase.AsyncClient`. Alone, it serves the async methods only.
+            **options: See the class.
+        """
+        from .drivers.postgrest import ClientDriver
+
+        if client is None and async_client is None:
+            raise NotConfigured("from_client needs a supabase client: supabase.create_client(url, key).")
+        for given in (client, async_client):
+            if given is not None and not hasattr(given, "postgrest"):
+                raise NotConfigured(f"from_client needs supabase clients, got {type(given).__name__}.")
+        return cls(ClientDriver(client, async_client, **_driver_options(schema, deadline, pool_size)), **options)
+
+    @classmethod
+    def from_postgres(
+        cls, conninfo: str, *, schema: str = "public", deadline: float = 10, pool_size: int = 10,
+        jwt_secret: str | None = None, jwks_url: str | None = None, **options: Any,
+    ) -> HistoryStore:  # fmt: skip
+        """Over psycopg: a direct connection, the session pooler (port 5432) or the transaction pooler (6543).
+
+        Args:
+            conninfo: `postgresql://user:password@host:port/postgres`. TLS is required for hosts that are not local,
+                unless it says otherwise (`sslmode`).
+            jwt_secret: The project's legacy JWT secret, to check the HS256 tokens of `as_user` with.
+            jwks_url: `https://<project>.supabase.co/auth/v1/.well-known/jwks.json`, to check ES256 and RS256 ones.
+            **options: See the class.
+        """
+        from .drivers.psycopg import PsycopgDriver
+
+        checked = _driver_options(schema, deadline, pool_size)
+        return cls(PsycopgDriver(conninfo, verifier=Verifier(jwt_secret, jwks_url, deadline), **checked), **options)
+
+    @classmethod
+    def local(cls, path: str | Path | None = None, *, schema: str = "public", **options: Any) -> HistoryStore:
+        """On an embedded PostgreSQL in a folder, started at need, its schema installed. Needs the extra `[local]`.
+
+        Several processes may share one folder. The server ends with the last process that uses it.
+
+        Args:
+            path: The folder; by default one in the user's data folder.
+            **options: See the class and `from_postgres`.
+        """
+        from .local import start
+        from .migrations import migrate
+
+        conninfo = start(path)
+        migrate(conninfo, schema=schema)
+        return cls.from_postgres(conninfo, schema=schema, **options)
+
+    # --- views: the same connections, seen otherwise
+
+    def _view(self, **changes: Any) -> HistoryStore:
+        view = copy.copy(self)
+        vars(view).update(changes)
+        return view
+
+    def for_user(self, user_id: str) -> HistoryStore:
+        """This store, with every session belonging to that user. Two users may both have a session of one name."""
+        return self._view(_user_id=calls.check_id(user_id, "user_id"))
+
+    def as_user(
+        self, access_token: str | Callable[[], str] | None = None, *, claims: Mapping[str, Any] | None = None
+    ) -> HistoryStore:
+        """This store, with every request running as that Supabase user: row level security decides.
+
+        Args:
+            access_token: The user's, or a callable that gives a fresh one, called for each operation. Over psycopg
+                nobody else checks it, so the store does: see `from_postgres(jwt_secret=..., jwks_url=...)`.
+            claims: Instead, over psycopg: claims that the application has verified, with the user's id as `sub`.
+        """
+        return self._view(_identity=Identity(access_token, claims))
+
+    def with_window(self, window: Window | None) -> HistoryStore:
+        """This store, with `load` and the histories it makes showing so much of each conversation."""
+        if window is not None and not isinstance(window, Window):
+            raise InvalidSession(f"window must be a Window, got {type(window).__name__}.")
+        return self._view(_window=window)
+
+    # --- messages
+
+    def append(
+        self,
+        session_id: str,
+        messages: Sequence[BaseMessage],
+        *,
+        ids: Sequence[uuid.UUID | str] | None = None,
+        idempotency_key: str | None = None,
+        turn: Turn | None = None,
+        epoch: int | None = None,
+    ) -> list[StoredMessage]:
+        """Append messages to a session, all or none, in one run of positions, each exactly once.
+
+        A retry inside stores nothing twice, nor does a call repeated with the same `ids` or `idempotency_key`: it is
+        answered like the first. Without either, equal messages are stored again, as a list would.
+
+        Args:
+            ids: A row id for each message.
+            idempotency_key: The application's name for this append (a request id, say), from which the ids are made.
+            turn: The turn they belong to. Without one, messages that begin with a human one open a turn, others join
+                the session's last.
+            epoch: The session's epoch as last seen; new messages are refused where it has been raised since.
+
+        Raises:
+            InvalidMessage: A message cannot be stored; the text names it and its field.
+            Conflict: A known id with other content, the same id twice, or an older epoch.
+        """
+        built = self._append(session_id, messages, ids=ids, idempotency_key=idempotency_key, turn=turn, epoch=epoch)
+        return self._do(built) if built else []
+
+    async def aappend(
+        self,
+        session_id: str,
+        messages: Sequence[BaseMessage],
+        *,
+        ids: Sequence[uuid.UUID | str] | None = None,
+        idempotency_key: str | None = None,
+        turn: Turn | None = None,
+        epoch: int | None = None,
+    ) -> list[StoredMessage]:
+        """Async version of append."""
+        built = self._append(session_id, messages, ids=ids, idempotency_key=idempotency_key, turn=turn, epoch=epoch)
+        return await self._ado(built) if built else []
+
+    def _append(
+        self, session_id: str, messages: Sequence[BaseMessage], **options: Any
+    ) -> calls.Call[list[StoredMessage]] | None:
+        built = calls.append(
+            session_id, messages, user_id=self._user_id, max_message_bytes=self._max_message_bytes,
+            count_tokens=self._count_tokens, **options,
+        )  # fmt: skip
+        for lost in built.lost:
+            self._report(InvalidMessage(f"{lost}; a marker is stored in its place.", advice=""), messages)
+        return built.call if messages or options.get("turn") or options.get("replace") else None
+
+    def load(self, session_id: str, window: Window | None = None) -> list[BaseMessage]:
+        """What the model should see of a session: its messages in order, none where there is no such session.
+
+        Failed turns are left out, and tool calls without an answer, which providers refuse.
+
+        Args:
+            window: How much of it; by default this store's window, else all.
+        """
+        return self._do(self._load(session_id, window)).messages
+
+    async def aload(self, session_id: str, window: Window | None = None) -> list[BaseMessage]:
+        """Async version of load."""
+        return (await self._ado(self._load(session_id, window))).messages
+
+    def _load(self, session_id: str, window: Window | None = None) -> calls.Call[Loaded]:
+        return calls.load(session_id, user_id=self._user_id, window=self._window if window is None else window)
+
+    def messages(
+        self, session_id: str, *, limit: int = 100, cursor: str | None = None, newest_first: bool = False
+    ) -> Page[StoredMessage]:
+        """What is stored of a session, failed turns included, a page at a time.
+
+        Args:
+            limit: Items in a page, 1 to 1000.
+            cursor: The `next_cursor` of the page before.
+            newest_first: Whether to begin at the end.
+        """
+        return self._do(self._list(calls.list_messages, session_id, limit, cursor, newest_first))
+
+    async def amessages(
+        self, session_id: str, *, limit: int = 100, cursor: str | None = None, newest_first: bool = False
+    ) -> Page[StoredMessage]:
+        """Async version of messages."""
+        return await self._ado(self._list(calls.list_messages, session_id, limit, cursor, newest_first))
+
+    def turns(
+        self, session_id: str, *, limit: int = 100, cursor: str | None = None, newest_first: bool = False
+    ) -> Page[Turn]:
+        """The turns of a session, a page at a time; arguments as for `messages`."""
+        return self._do(self._list(calls.list_turns, session_id, limit, cursor, newest_first))
+
+    async def aturns(
+        self, session_id: str, *, limit: int = 100, cursor: str | None = None, newest_first: bool = False
+    ) -> Page[Turn]:
+        """Async version of turns."""
+        return await self._ado(self._list(calls.list_turns, session_id, limit, cursor, newest_first))
+
+    def _list(self, build: Callable[..., calls.Call[T]], session_id: str, *page: Any) -> calls.Call[T]:
+        limit, cursor, newest_first = page
+        return build(session_id, user_id=self._user_id, limit=limit, cursor=cursor, newest_first=newest_first)
+
+    def clear(self, session_id: str) -> int:
+        """Hide all messages and turns of a session, and tell how many messages these were."""
+        return self._do(calls.clear(session_id, user_id=self._user_id))
+
+    async def aclear(self, session_id: str) -> int:
+        """Async version of clear."""
+        return await self._ado(calls.clear(session_id, user_id=self._user_id))
+
+    # --- sessions
+
+    def session(self, session_id: str) -> Session:
+        """A session without its messages.
+
+        Raises:
+            NotFound: There is none of this name (and user), or it was deleted.
+        """
+        return _found(self._do(calls.get_session(session_id, user_id=self._user_id)), session_id)
+
+    async def asession(self, session_id: str) -> Session:
+        """Async version of session."""
+        return _found(await self._ado(calls.get_session(session_id, user_id=self._user_id)), session_id)
+
+    def delete_session(self, session_id: str) -> bool:
+        """Remove a session with all it holds, and tell whether there was one. A late replay does not bring it back."""
+        return self._do(calls.delete_session(session_id, user_id=self._user_id))
+
+    async def adelete_session(self, session_id: str) -> bool:
+        """Async version of delete_session."""
+        return await self._ado(calls.delete_session(session_id, user_id=self._user_id))
+
+    # --- LangChain
+
+    def get_session_history(self, session_id: str, user_id: str | None = None) -> SupabaseChatMessageHistory:
+        """A history for one turn: the factory for `RunnableWithMessageHistory`. No I/O.
+
+        It reads once and keeps that until it writes. Make one for each turn.
+        """
+        from .history import SupabaseChatMessageHistory
+
+        return SupabaseChatMessageHistory(session_id, self, user_id=user_id, keep=True)
+
+    def with_history(
+        self,
+        runnable: Runnable[Any, Any],
+        *,
+        input_messages_key: str | None = None,
+        output_messages_key: str | None = None,
+        history_messages_key: str | None = None,
+        window: Window | None = None,
+    ) -> RunnableWithHistory:
+        """A runnable with memory: it is given the conversation so far, and its turn is stored. See `runnable.py`."""
+        from .runnable import RunnableWithHistory
+
+        return RunnableWithHistory(
+            runnable, self if window is None else self.with_window(window), input_messages_key=input_messages_key,
+            output_messages_key=output_messages_key, history_messages_key=history_messages_key,
+        )  # fmt: skip
+
+    # --- housekeeping
+
+    def _do(self, call: calls.Call[T]) -> T:
+        return self._driver.execute(call, self._identity)
+
+    async def _ado(self, call: calls.Call[T]) -> T:
+        return await self._driver.aexecute(call, self._identity)
+
+    def _report(self, error: HistoryError, messages: Sequence[BaseMessage]) -> None:
+        """Tell of an error that no caller will see."""
+        logger.warning("%s: %s", type(error).__name__, error)
+        if self._on_error is not None:
+            try:
+                self._on_error(error, messages)
+            except Exception:  # the application's own code; the turn must not fail because of it
+                logger.exception("on_error raised")
+
+    def close(self) -> None:
+        """Give all connections back. May be called twice and from anywhere; used again, the store opens again."""
+        self._driver.close()
+
+    async def aclose(self) -> None:
+        """Async version of close."""
+        await self._driver.aclose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"HistoryStore({self._driver!r})"
+
+
+def _found(session: Session | None, session_id: str) -> Session:
+    if session is None:
+        raise NotFound(f"There is no session {session_id[:100]!r}.")
+    return session
+
+
+def _number(value: Any, name: str, kind: Any, low: float) -> Any:
+    if isinstance(value, bool) or not isinstance(value, kind) or not low <= value < 2**31:
+        raise InvalidInput(f"{name} must be a number from {low:g} on.")
+    return value
+
+
+def _callable(value: Any, name: str) -> Any:
+    if value is not None and not callable(value):
+        raise InvalidInput(f"{name} must be callable.")
+    return value
+
+
+def _driver_options(schema: str, deadline: float, pool_size: int) -> dict[str, Any]:
+    return {
+        "schema": check_schema(schema),
+        "deadline": _number(deadline, "deadline", (int, float), 0.01),
+        "pool_size": _number(pool_size, "pool_size", int, 1),
+    }

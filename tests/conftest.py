@@ -1,0 +1,147 @@
+"""Fixtures: real servers, one of each for the whole run, and stores over each way to reach them."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import pytest
+
+from langchain_supabase_history import HistoryStore, migrate
+
+from . import servers
+
+# With this switch a missing part fails; without it, its tests skip and say how to install it.
+REQUIRE_ALL = os.environ.get("REQUIRE_ALL_PARTS") == "1"
+
+
+def missing(part: str, install: str) -> None:
+    text = f"{part} is missing: {install}"
+    if REQUIRE_ALL:
+        pytest.fail(text)
+    pytest.skip(text)
+
+
+@pytest.fixture(scope="session")
+def pg() -> Iterator[servers.Postgres]:
+    """The embedded PostgreSQL 18, with Supabase's roles, listening on TCP."""
+    with servers.postgres(servers.embedded_bin()) as server:
+        server.execute(servers.SUPABASE_ROLES)
+        server.create_database(name="template_history")
+        migrate(server.url("template_history"))
+        yield server
+
+
+@pytest.fixture(scope="session")
+def pg15() -> Iterator[servers.Postgres]:
+    """Debian's PostgreSQL 15, with Supabase's roles."""
+    path = servers.debian_bin(15)
+    if path is None:
+        missing("PostgreSQL 15", "apt-get install postgresql-15")
+    assert path is not None
+    with servers.postgres(path) as server:
+        server.execute(servers.SUPABASE_ROLES)
+        yield server
+
+
+@pytest.fixture
+def database(pg: servers.Postgres) -> str:
+    """A database of the test's own with the schema installed: its connection string."""
+    return pg.url(pg.create_database("template_history"))
+
+
+@pytest.fixture
+def empty_database(pg: servers.Postgres) -> str:
+    """A database of the test's own with nothing in it: its connection string."""
+    return pg.url(pg.create_database())
+
+
+@pytest.fixture(scope="session")
+def shared_database(pg: servers.Postgres) -> str:
+    """One database for all tests that keep apart by session or user: its connection string."""
+    return pg.url(pg.create_database("template_history", name="shared"))
+
+
+@pytest.fixture(scope="session")
+def data_api(shared_database: str) -> Iterator[servers.Lite]:
+    """Supabase's Data API and Auth in front of the shared database."""
+    if not servers.LITE_CLI.exists():
+        missing("@supabase/lite", servers.LITE_INSTALL)
+    with servers.lite(shared_database) as server:
+        # Like Supabase's default privileges, the server has granted all on our tables; the grants are put right again.
+        with psycopg.connect(shared_database, autocommit=True) as conn:
+            conn.execute("select chat_history_grant()")
+        yield server
+
+
+@dataclass
+class Api:
+    """A store, called as `api.load(...)` whichever of its two faces the test runs on."""
+
+    store: HistoryStore
+    is_async: bool
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self.store, name)
+        if not self.is_async or name in ("for_user", "as_user", "with_window"):
+
+            def call(*args: Any, **kwargs: Any) -> Any:
+                result = method(*args, **kwargs)
+                return Api(result, self.is_async) if isinstance(result, HistoryStore) else result
+
+            return call
+        twin = getattr(self.store, "a" + name)
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            return asyncio.run(twin(*args, **kwargs))
+
+        assert inspect.iscoroutinefunction(twin)
+        return run
+
+
+DRIVERS = ["psycopg", "psycopg-async", "data-api", "data-api-async"]
+
+
+@pytest.fixture(scope="session")
+def postgres_store(shared_database: str) -> Iterator[HistoryStore]:
+    with HistoryStore.from_postgres(shared_database, jwt_secret=servers.JWT_SECRET) as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def data_api_store(data_api: servers.Lite) -> Iterator[HistoryStore]:
+    with HistoryStore.from_supabase(data_api.url, servers.SECRET_KEY) as store:
+        yield store
+
+
+@pytest.fixture(params=["psycopg", "data-api"])
+def store(request: pytest.FixtureRequest) -> HistoryStore:
+    """A store over each transport, as the application itself (no user)."""
+    name = "postgres_store" if request.param == "psycopg" else "data_api_store"
+    found: HistoryStore = request.getfixturevalue(name)
+    return found
+
+
+@pytest.fixture(params=DRIVERS)
+def api(request: pytest.FixtureRequest) -> Api:
+    """A store over each of the four drivers."""
+    name = "postgres_store" if request.param.startswith("psycopg") else "data_api_store"
+    return Api(request.getfixturevalue(name), request.param.endswith("async"))
+
+
+@pytest.fixture
+def session() -> str:
+    """The name of a session that no other test has."""
+    return f"session-{uuid.uuid4()}"
+
+
+@pytest.fixture(scope="session")
+def users(data_api: servers.Lite) -> list[tuple[str, str]]:
+    """Two signed-in users: (user id, access token) each."""
+    return [data_api.sign_up(f"{name}-{uuid.uuid4()}@example.com") for name in ("ada", "bob")]
