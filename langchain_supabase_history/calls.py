@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
-from dataclasses import replace as replace_field
+from dataclasses import dataclass, field, fields, replace as replace_field
 from datetime import datetime
 from typing import Any, Final, Generic, TypeVar, get_args
 
@@ -218,7 +217,7 @@ def _parse_load(reply: Any) -> Loaded:
 
 
 def _parse_load_rows(rows: Sequence[tuple[Any, ...]]) -> Loaded:
-    return _loaded(orjson.loads(rows[0][1]), *codec.decode_rows(rows[1:]))
+    return _loaded(codec.loads(rows[0][1]), *codec.decode_rows(rows[1:]))
 
 
 # --- the calls ------------------------------------------------------------------------------------------------------
@@ -321,7 +320,9 @@ def load(
     return Call("chat_history_load", args, _parse_load, _parse_load_rows)
 
 
-def _listing(session_id: str, user_id: str | None, limit: int, cursor: str | None, newest_first: bool) -> dict[str, Any]:
+def _listing(
+    session_id: str, user_id: str | None, limit: int, cursor: str | None, newest_first: bool
+) -> dict[str, Any]:
     if type(newest_first) is not bool:
         raise InvalidSession("newest_first must be True or False.")
     return {
@@ -331,7 +332,12 @@ def _listing(session_id: str, user_id: str | None, limit: int, cursor: str | Non
 
 
 def list_messages(
-    session_id: str, *, user_id: str | None = None, limit: int = 100, cursor: str | None = None, newest_first: bool = False
+    session_id: str,
+    *,
+    user_id: str | None = None,
+    limit: int = 100,
+    cursor: str | None = None,
+    newest_first: bool = False,
 ) -> Call[Page[StoredMessage]]:
     """`chat_history_list_messages`: see `HistoryStore.messages`."""
     args = _listing(session_id, user_id, limit, cursor, newest_first)
@@ -339,7 +345,12 @@ def list_messages(
 
 
 def list_turns(
-    session_id: str, *, user_id: str | None = None, limit: int = 100, cursor: str | None = None, newest_first: bool = False
+    session_id: str,
+    *,
+    user_id: str | None = None,
+    limit: int = 100,
+    cursor: str | None = None,
+    newest_first: bool = False,
 ) -> Call[Page[Turn]]:
     """`chat_history_list_turns`: see `HistoryStore.turns`."""
     args = _listing(session_id, user_id, limit, cursor, newest_first)

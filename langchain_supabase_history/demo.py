@@ -26,14 +26,13 @@ AFTER = ["What is my name, and where do I live?"]
 def run(path: Path | None = None) -> int:
     """Run the demo, with the database in `path` (by default a temporary folder). Gives the exit status."""
     if path is None:
-        with tempfile.TemporaryDirectory(prefix="langchain-supabase-history-", ignore_cleanup_errors=True) as folder:
-            return run(Path(folder) / "postgres")
-    folder = path
+        with tempfile.TemporaryDirectory(prefix="langchain-supabase-history-", ignore_cleanup_errors=True) as temporary:
+            return run(Path(temporary) / "postgres")
     session = f"demo-{os.getpid()}"
-    _say(f"An embedded PostgreSQL in {folder} keeps session {session!r}. The model is {_model_name()}.\n")
+    _say(f"An embedded PostgreSQL in {path} keeps session {session!r}. The model is {_model_name()}.\n")
 
     _say("A first process talks ...")
-    first = _child(folder, session, [*BEFORE, CUT])
+    first = _child(path, session, [*BEFORE, CUT])
     assert first.stdout is not None
     for line in first.stdout:
         print(line, end="", flush=True)
@@ -44,7 +43,7 @@ def run(path: Path | None = None) -> int:
     _say(f"... and is killed (process {first.pid}, SIGKILL).\n")
 
     _say("A second process resumes it:")
-    second = _child(folder, session, AFTER, report=True)
+    second = _child(path, session, AFTER, report=True)
     assert second.stdout is not None
     resumed = ""
     for line in second.stdout:
@@ -63,7 +62,7 @@ def _say(text: str) -> None:
 
 def _child(folder: Path, session: str, questions: Sequence[str], report: bool = False) -> subprocess.Popen[str]:
     command = [sys.executable, "-W", "ignore", "-m", __name__, str(folder), session, str(int(report)), *questions]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603
 
 
 def _talk(folder: str, session: str, report: str, *questions: str) -> None:
@@ -71,9 +70,7 @@ def _talk(folder: str, session: str, report: str, *questions: str) -> None:
         prompt = ChatPromptTemplate.from_messages(
             [("system", "You are brief."), MessagesPlaceholder("history"), ("human", "{question}")]
         )
-        chain = store.with_history(
-            prompt | _model(), input_messages_key="question", history_messages_key="history"
-        )
+        chain = store.with_history(prompt | _model(), input_messages_key="question", history_messages_key="history")
         config: Any = {"configurable": {"session_id": session}}
         if report == "1":
             print(f"  (process {os.getpid()} finds {len(store.load(session))} messages)")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .errors import _FRESH_TOKEN, Forbidden, InvalidInput, NotConfigured
+from .errors import _FRESH_TOKEN, Forbidden, InvalidInput, NotConfigured, Unavailable
 
 if TYPE_CHECKING:
     import jwt
@@ -90,7 +90,7 @@ class Verifier:
         except jwt.ExpiredSignatureError as error:
             raise Forbidden("The access token is expired.", advice=_FRESH_TOKEN) from error
         except jwt.PyJWKClientConnectionError as error:
-            raise Forbidden("The keys that check access tokens could not be fetched from jwks_url.", advice="") from error
+            raise Unavailable("The keys that check access tokens could not be fetched from jwks_url.") from error
         except jwt.PyJWTError as error:
             raise Forbidden("The access token was refused: it is not a signed-in user's of this project.",
                             advice=_FRESH_TOKEN) from error  # fmt: skip
@@ -98,8 +98,10 @@ class Verifier:
 
     @staticmethod
     def _no_key(option: str, algorithm: str) -> NotConfigured:
-        return NotConfigured(f"Over psycopg nobody else checks access tokens: give HistoryStore.from_postgres(..., {option}) "
-                             f"to check {algorithm} tokens with, or as_user(claims=...) that you have verified.")  # fmt: skip
+        return NotConfigured(
+            f"Over psycopg nobody else checks access tokens: give HistoryStore.from_postgres(..., {option}) to check "
+            f"{algorithm} tokens with, or as_user(claims=...) that you have verified."
+        )
 
     @staticmethod
     def _decode(token: str, key: Any, algorithms: list[str]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ import dataclasses
 import datetime as dt
 import decimal
 import enum
+import json
 import logging
 import re
 import sys
@@ -115,9 +116,8 @@ def _encode_list(value: Iterable[Any], path: str, depth: int) -> list[Any]:
 
 def _encode_enum(value: enum.Enum, path: str, depth: int) -> Any:
     cls = type(value)
-    return _tagged(
-        "enum", encode(value.value, path, depth), **{"class": f"{cls.__module__}:{cls.__qualname__}", "name": value.name}
-    )
+    where = {"class": f"{cls.__module__}:{cls.__qualname__}", "name": value.name}
+    return _tagged("enum", encode(value.value, path, depth), **where)
 
 
 _ENCODERS: dict[type, Callable[[Any, str, int], Any]] = {
@@ -158,7 +158,7 @@ def _encoder_for(cls: type) -> Callable[[Any, str, int], Any] | None:
 
 def encode(value: Any, path: str = "", depth: int = 0) -> Any:
     """A value as JSON can hold it; `path` names it in an error."""
-    encoder = _ENCODERS.get(type(value)) or _encoder_for(type(value))
+    encoder = _ENCODERS.get(type(value)) or _encoder_for(value.__class__)
     if encoder is None:
         raise _Unencodable(path, f"{type(value).__module__}.{type(value).__qualname__} cannot be stored")
     if depth > _MAX_DEPTH:
@@ -304,9 +304,9 @@ def decode_rows(rows: Sequence[tuple[str, str]]) -> tuple[list[BaseMessage], int
     A row written by something else, or by a newer release, never takes the session down: it is left out and logged.
     """
     try:
-        datas: list[Any] = orjson.loads("[" + ",".join([data for _, data in rows]) + "]")
-    except (orjson.JSONDecodeError, UnicodeEncodeError):  # one of them is to blame: read each by itself
-        datas = [_loads(data) for _, data in rows]
+        datas: list[Any] = loads("[" + ",".join([data for _, data in rows]) + "]")
+    except ValueError:  # one of them is to blame: read each by itself
+        datas = [_loads_or_none(data) for _, data in rows]
     return _decode_all(zip((type for type, _ in rows), datas, strict=True))
 
 
@@ -315,11 +315,21 @@ def decode_items(items: Sequence[dict[str, Any]]) -> tuple[list[BaseMessage], in
     return _decode_all((item["type"], item["data"]) for item in items)
 
 
-def _loads(text: str) -> Any:
-    import json
+def loads(text: str | bytes) -> Any:
+    """A JSON value, as whoever wrote it; orjson reads it faster, but refuses lone surrogates and huge numbers.
 
+    Raises:
+        ValueError: It is not JSON.
+    """
     try:
-        return json.loads(text)  # reads lone surrogates and huge numbers, which orjson refuses
+        return orjson.loads(text)
+    except ValueError:
+        return json.loads(text)
+
+
+def _loads_or_none(text: str) -> Any:
+    try:
+        return loads(text)
     except ValueError:
         return None
 
@@ -332,7 +342,8 @@ def _decode_all(rows: Iterable[tuple[str, Any]]) -> tuple[list[BaseMessage], int
             messages.append(decode_message(type, data))
         except Exception as error:  # whatever is in the row
             unreadable += 1
-            logger.warning("left out a stored message of type %r that cannot be read: %s", type, error.__class__.__name__)
+            reason = error.__class__.__name__
+            logger.warning("left out a stored message of type %r that cannot be read: %s", type, reason)
     return messages, unreadable
 
 

@@ -128,7 +128,8 @@ def migrate(conninfo: str, *, schema: str = "public") -> list[Migration]:
         conninfo: A connection string whose role may create tables in `schema` (on Supabase: `postgres`).
 
     Raises:
-        Conflict: A table of this name exists that this library did not make, or a migration was applied in another form.
+        Conflict: A table of this name exists that this library did not make, or a migration was applied in another
+            form.
         Forbidden: The role may not create what is needed.
         Unavailable: The database cannot be reached.
     """

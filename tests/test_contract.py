@@ -240,7 +240,9 @@ def test_bad_session_ids_are_refused(api: Api, bad: object) -> None:
         api.for_user(bad)
 
 
-@pytest.mark.parametrize("name", ["a'; drop table x; --", "ünïcödé 😀", "  ", "line\nbreak", "x" * 1000, "null", '"', "\\"])
+@pytest.mark.parametrize(
+    "name", ["a'; drop table x; --", "ünïcödé 😀", "  ", "line\nbreak", "x" * 1000, "null", '"', "\\"]
+)
 def test_odd_session_ids_are_kept_apart(api: Api, session: str, name: str) -> None:
     name = (name + session)[-1000:] if len(name) < 1000 else name
     user = api.for_user(session)
@@ -259,7 +261,9 @@ def test_odd_session_ids_are_kept_apart(api: Api, session: str, name: str) -> No
         ([HumanMessage("x" * 2**24)], "max_message_bytes"),
     ],
 )
-def test_bad_messages_are_refused_before_anything_is_written(api: Api, session: str, messages: object, names: str) -> None:
+def test_bad_messages_are_refused_before_anything_is_written(
+    api: Api, session: str, messages: object, names: str
+) -> None:
     with pytest.raises(InvalidMessage, match=names):
         api.append(session, messages)
     with pytest.raises(NotFound):

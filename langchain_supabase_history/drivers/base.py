@@ -89,6 +89,7 @@ class Driver(ABC):
         """Give all connections back and end the loop's thread. May be called twice, and from anywhere."""
         self._loop.stop(self._aclose)
 
+    @abstractmethod
     async def _aclose(self) -> None:
         """Close what lives on the driver's loop."""
 

@@ -12,6 +12,7 @@ import orjson
 from ..calls import Call, Json
 from ..errors import Forbidden, NotConfigured, StoreClosed, Transient, from_code, is_transient
 from ..identity import Identity
+from ..messages import loads
 from .base import Driver
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ class PostgrestDriver(Driver):
         return f"PostgrestDriver({self._url!r}, schema={self.schema!r})"
 
     def _limits(self) -> httpx.Limits:
-        return httpx.Limits(max_connections=self.pool_size, max_keepalive_connections=self.pool_size, keepalive_expiry=60)
+        size = self.pool_size
+        return httpx.Limits(max_connections=size, max_keepalive_connections=size, keepalive_expiry=60)
 
     def _postgrest(self) -> SyncPostgrestClient:
         with self._lock:
@@ -109,8 +111,10 @@ class ClientDriver(PostgrestDriver):
     # supabase-py replaces `client.postgrest` whenever its session is refreshed: a kept one carries the old token.
     def _postgrest(self) -> SyncPostgrestClient:
         if self._own is None:
-            raise NotConfigured("This store has an async supabase client only: use the async methods (aload, aappend, ...), "
-                                "or give HistoryStore.from_client(client, async_client) both.")  # fmt: skip
+            raise NotConfigured(
+                "This store has an async supabase client only: use the async methods (aload, aappend, ...), "
+                "or give HistoryStore.from_client(client, async_client) both."
+            )
         client: SyncPostgrestClient = self._own.postgrest
         return client
 
@@ -138,13 +142,19 @@ def _check_url(url: object) -> str:
 
 def _key_headers(key: object) -> dict[str, str]:
     if not isinstance(key, str) or not key or not key.isascii() or any(c.isspace() for c in key):
-        raise NotConfigured("SUPABASE_KEY must be one of the project's API keys: a secret (service role) or publishable one.")
+        raise NotConfigured(
+            "SUPABASE_KEY must be one of the project's API keys: a secret (service role) or publishable one."
+        )
     # Legacy keys are JWTs and speak for a role themselves; the newer sb_ keys are none and go alone.
     return {"apikey": key} if key.startswith("sb_") else {"apikey": key, "Authorization": f"Bearer {key}"}
 
 
 def _request(
-    client: SyncPostgrestClient | AsyncPostgrestClient, call: Call[Any], identity: Identity | None, schema: str, replay: bool
+    client: SyncPostgrestClient | AsyncPostgrestClient,
+    call: Call[Any],
+    identity: Identity | None,
+    schema: str,
+    replay: bool,
 ) -> dict[str, Any]:
     headers = httpx.Headers(client.headers)
     headers.update({"Content-Type": "application/json", "Accept": "application/json",
@@ -174,8 +184,8 @@ def _translate(error: Exception) -> Exception:
 def _answer(call: Call[T], response: httpx.Response) -> T:
     if response.is_success:
         try:
-            reply = orjson.loads(response.content) if response.content else None
-        except orjson.JSONDecodeError:
+            reply = loads(response.content) if response.content else None
+        except ValueError:
             raise NotConfigured("The server's answer is not a Data API's. Check SUPABASE_URL.", code="404") from None
         return call.parse(reply)
     code, detail = _error_code(response)
@@ -198,5 +208,3 @@ def _error_code(response: httpx.Response) -> tuple[str, str]:
     if not isinstance(code, str) or not code:
         code = str(response.status_code)
     return code, detail if isinstance(detail, str) else ""
-
-

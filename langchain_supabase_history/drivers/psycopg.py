@@ -10,14 +10,23 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, ClassVar, Final, TypeVar
 
-import orjson
 import psycopg
 import psycopg_pool
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from ..calls import SQL_TYPES, Call, Json
-from ..errors import Forbidden, HistoryError, NotConfigured, StoreClosed, Transient, Unavailable, from_code, is_transient
+from ..errors import (
+    Forbidden,
+    HistoryError,
+    NotConfigured,
+    StoreClosed,
+    Transient,
+    Unavailable,
+    from_code,
+    is_transient,
+)
 from ..identity import Identity, Verifier
+from ..messages import loads
 from .base import Driver
 
 T = TypeVar("T")
@@ -41,7 +50,7 @@ class _Connection(_Care, psycopg.Connection[Any]):
     first: ClassVar[_Connection | None] = None
 
     @classmethod
-    def connect(cls, *args: Any, **kwargs: Any) -> _Connection:  # type: ignore[override]
+    def connect(cls, *args: Any, **kwargs: Any) -> _Connection:
         conn, cls.first = cls.first, None  # the pool's first is the one that was opened to hear the server's own words
         if conn is None:
             conn = super().connect(*args, **kwargs)
@@ -56,7 +65,7 @@ class _AsyncConnection(_Care, psycopg.AsyncConnection[Any]):
     first: ClassVar[_AsyncConnection | None] = None
 
     @classmethod
-    async def connect(cls, *args: Any, **kwargs: Any) -> _AsyncConnection:  # type: ignore[override]
+    async def connect(cls, *args: Any, **kwargs: Any) -> _AsyncConnection:
         conn, cls.first = cls.first, None
         if conn is None:
             conn = await super().connect(*args, **kwargs)
@@ -109,7 +118,7 @@ class PsycopgDriver(Driver):
     def _open(self) -> psycopg_pool.ConnectionPool[_Connection]:
         with self._lock:
             if self._pool is None:
-                cls = type("_PoolConnection", (_Connection,), {"first": None})
+                cls: type[_Connection] = type("_PoolConnection", (_Connection,), {"first": None})
                 options = self._pool_options()
                 cls.first = cls.connect(self._conninfo, **options["kwargs"])
                 pool = psycopg_pool.ConnectionPool(self._conninfo, connection_class=cls, **options)
@@ -172,7 +181,7 @@ class PsycopgDriver(Driver):
             self._aopening = asyncio.Lock()
         async with self._aopening:
             if self._apool is None:
-                cls = type("_PoolConnection", (_AsyncConnection,), {"first": None})
+                cls: type[_AsyncConnection] = type("_PoolConnection", (_AsyncConnection,), {"first": None})
                 options = self._pool_options()
                 cls.first = await cls.connect(self._conninfo, **options["kwargs"])
                 pool = psycopg_pool.AsyncConnectionPool(self._conninfo, connection_class=cls, **options)
@@ -271,7 +280,7 @@ def _answer(call: Call[T], rows: Sequence[tuple[Any, ...]]) -> T:
     if call.parse_rows is not None:
         return call.parse_rows(rows)
     text = rows[0][0]
-    return call.parse(None if text is None else orjson.loads(text))
+    return call.parse(None if text is None else loads(text))
 
 
 def _translate(error: psycopg.Error, lost: bool) -> Exception:
@@ -329,7 +338,9 @@ def _is_local(host: str) -> bool:
 def _with_defaults(conninfo: str, deadline: float) -> str:
     """The connection string with what it does not say itself: TLS for hosts that are not local, and keep-alive."""
     if not isinstance(conninfo, str) or not conninfo:
-        raise NotConfigured("from_postgres needs a connection string, like postgresql://user:password@host:5432/postgres.")
+        raise NotConfigured(
+            "from_postgres needs a connection string, like postgresql://user:password@host:5432/postgres."
+        )
     try:
         given = conninfo_to_dict(conninfo)
     except psycopg.Error:
