@@ -9,7 +9,7 @@ import threading
 from collections.abc import Sequence
 
 from langchain_core.chat_history import BaseChatMessageHistory
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.runnables.config import var_child_runnable_config
 
 from . import calls
@@ -36,7 +36,8 @@ class SupabaseChatMessageHistory(BaseChatMessageHistory):
 
     Make one for each turn; no I/O happens until it is read or written. Within a turn of `RunnableWithMessageHistory` it
     keeps its first read until its own write, so that turns that overlap on one session cannot disturb each other.
-    Elsewhere every read is fresh. One object shared by several turns has no such protection.
+    Elsewhere every read is fresh. One object shared by several turns has no such protection, nor has, unless `keep` is
+    set, a sync stream that is closed early, for it ends outside its turn.
 
     Args:
         session_id: The session's name.
@@ -66,34 +67,42 @@ class SupabaseChatMessageHistory(BaseChatMessageHistory):
         self._keep = keep
         self._kept: Loaded | None = None
         self._progress: Progress | None = None
+        self._began_running = False
         self.last_error: HistoryError | None = None
         """Why the last write failed, or None. `RunnableWithMessageHistory` swallows what writing raises."""
 
     # --- read
 
-    def _keeps(self) -> bool:
-        """Whether this object belongs to one turn: it was made for one, or the running turn's history is this object."""
-        if self._keep:
-            return True
+    def _running(self) -> bool:
+        """Whether the code that is running is a turn of `RunnableWithMessageHistory` whose history is this object."""
         config = var_child_runnable_config.get()
         return config is not None and config.get("configurable", {}).get("message_history") is self
 
     def _take(self, loaded: Loaded) -> list[BaseMessage]:
-        if self._keeps():
+        if self._keep or self._running():
             self._kept = loaded
         return list(loaded.messages)
 
     def _begin_read(self) -> list[BaseMessage] | None:
-        if self._progress is None:
-            self._progress = Progress()
+        """What was kept for this turn; None where the database must be asked, which begins a turn."""
+        running = self._running()
+        kept = self._kept if self._keep or running else None
+        if self._progress is None or (kept is None and (running or not self._began_running)):
+            self._progress, self._began_running = Progress(), False
         self._progress.note_trace()
-        return list(self._kept.messages) if self._kept is not None and self._keeps() else None
+        self._began_running = self._began_running or running
+        return None if kept is None else list(kept.messages)
 
     @property
-    def messages(self) -> list[BaseMessage]:  # type: ignore[override]
+    def messages(self) -> list[BaseMessage]:
         """What the model should see of the session."""
         kept = self._begin_read()
         return self._take(self._store._do(self._store._load(self.session_id))) if kept is None else kept
+
+    @messages.setter
+    def messages(self, messages: Sequence[BaseMessage]) -> None:
+        # In the place of all that there are, in one transaction.
+        self._write(messages, replace=True)
 
     async def aget_messages(self) -> list[BaseMessage]:
         """Async version of messages."""
@@ -101,11 +110,6 @@ class SupabaseChatMessageHistory(BaseChatMessageHistory):
         return self._take(await self._store._ado(self._store._load(self.session_id))) if kept is None else kept
 
     # --- write
-
-    @messages.setter
-    def messages(self, messages: Sequence[BaseMessage]) -> None:
-        """Put these messages in the place of all that there are, in one transaction."""
-        self._write(messages, replace=True)
 
     def add_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Append messages to the session, all or none.
@@ -135,25 +139,34 @@ class SupabaseChatMessageHistory(BaseChatMessageHistory):
             raise
         self._forget()
 
-    def _append(
-        self, messages: Sequence[BaseMessage], replace: bool = False
-    ) -> calls.Call[list[StoredMessage]] | None:
+    def _append(self, messages: Sequence[BaseMessage], replace: bool = False) -> calls.Call[list[StoredMessage]] | None:
         return self._store._append(
-            self.session_id, messages, turn=self._turn(messages), replace=replace or None,
+            self.session_id, messages, turn=self._turn(messages, replace), replace=replace or None,
             replay_epoch=None if self._kept is None or replace else self._kept.epoch,
         )  # fmt: skip
 
-    def _turn(self, messages: Sequence[BaseMessage]) -> Turn | None:
-        """The turn that messages beginning with a question open; None where they continue one, or are none at all."""
-        if not messages or not isinstance(messages[0], BaseMessage) or messages[0].type not in ("human", "HumanMessageChunk"):
+    def _turn(self, messages: Sequence[BaseMessage], replace: bool) -> Turn | None:
+        """The turn that messages with a question in front open; None where they continue one, or are none at all."""
+        messages = [message for message in messages if isinstance(message, BaseMessage)]
+        first = next((message for message in messages if message.type != "system"), None)
+        if not messages or not (replace or isinstance(first, HumanMessage)):
             return None
         progress = self._progress or Progress()
         progress.note_trace()
-        cut = isinstance(messages[-1], BaseMessage) and is_cut(messages[-1])
-        return progress.turn([m for m in messages if isinstance(m, BaseMessage)], "interrupted" if cut else "completed")
+        return progress.turn(messages, "interrupted" if self._cut(messages[-1]) else "completed")
+
+    def _cut(self, answer: BaseMessage) -> bool:
+        """Whether the turn was cut short.
+
+        A sync stream that its consumer closes is stored as if it had ended, but from outside of its turn's context.
+        What the answer looks like decides only where no turn was running: a chat model without anything around it, or a
+        generator, gives whole answers without a last chunk.
+        """
+        return not self._running() if self._began_running else is_cut(answer)
 
     def _forget(self) -> None:
         self._kept = self._progress = self.last_error = None
+        self._began_running = False
 
     def _failed(self, error: HistoryError, messages: Sequence[BaseMessage]) -> None:
         self.last_error = error

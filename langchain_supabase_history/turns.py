@@ -67,12 +67,13 @@ def model_usage(messages: Sequence[BaseMessage]) -> dict[str, Any]:
         model = message.response_metadata.get("model_name") or message.response_metadata.get("model")
         if isinstance(model, str):
             found["model"] = model
+        usage: dict[str, Any] = dict(message.usage_metadata or {})
         for name in ("input_tokens", "output_tokens", "total_tokens"):
-            count = (message.usage_metadata or {}).get(name)
+            count = usage.get(name)
             if isinstance(count, int):
                 found[name] = found.get(name, 0) + count
         for kind in ("input_token_details", "output_token_details"):
-            for name, count in ((message.usage_metadata or {}).get(kind) or {}).items():  # type: ignore[attr-defined]
+            for name, count in (usage.get(kind) or {}).items():
                 if isinstance(count, int):
                     details = found.setdefault("token_details", {}).setdefault(kind, {})
                     details[name] = details.get(name, 0) + count
