@@ -31,7 +31,7 @@ begin
   end if;
   perform set_config('search_path', {path_literal}, true);
   if to_regclass('{schema}.chat_history_migrations') is null then
-    if {first} and (to_regclass('{schema}.chat_history_sessions') is not null
+    if (to_regclass('{schema}.chat_history_sessions') is not null
         or to_regclass('{schema}.chat_history_messages') is not null
         or to_regclass('{schema}.chat_history_turns') is not null
         or to_regclass('{schema}.chat_history_feedback') is not null) then
@@ -41,6 +41,11 @@ begin
     create table {schema}.chat_history_migrations (
       version integer primary key, name text not null, checksum text not null,
       applied_at timestamptz not null default clock_timestamp());
+  end if;
+  if not exists (select from pg_attribute where attrelid = to_regclass('{schema}.chat_history_migrations')
+                   and attname = 'checksum') then
+    raise exception 'schema {schema} has a table chat_history_migrations that {library} did not make'
+      using errcode = '42P07', hint = 'Rename that table, or install into another schema.';
   end if;
   select m.checksum into applied from {schema}.chat_history_migrations m where m.version = {version};
   if applied = '{checksum}' then
@@ -84,7 +89,6 @@ class Migration:
             schema=quoted,
             schema_literal=f"'{quoted}'",
             path_literal=f"'{quoted}, pg_temp'",
-            first="true" if self.version == 1 else "false",
         )
 
 
@@ -106,9 +110,10 @@ def script(schema: str = "public") -> str:
 
 
 def applied(conn: psycopg.Connection[Any], schema: str = "public") -> dict[int, str]:
-    """The ledger of a database: checksums by version, empty where nothing is installed."""
-    row = conn.execute("select to_regclass(%s)", [f'"{check_schema(schema)}".chat_history_migrations']).fetchone()
-    if row is None or row[0] is None:
+    """The ledger of a database: checksums by version, empty where nothing of ours is installed."""
+    ledger = f'"{check_schema(schema)}".chat_history_migrations'
+    ours = "select from pg_attribute where attrelid = to_regclass(%s) and attname = 'checksum'"
+    if conn.execute(ours, [ledger]).fetchone() is None:
         return {}
     query = sql.SQL("select version, checksum from {} order by version")
     rows = conn.execute(query.format(sql.Identifier(schema, "chat_history_migrations")))

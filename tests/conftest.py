@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -48,6 +49,15 @@ def pg15() -> Iterator[servers.Postgres]:
     with servers.postgres(path) as server:
         server.execute(servers.SUPABASE_ROLES)
         yield server
+
+
+@pytest.fixture(scope="session")
+def bouncer(pg: servers.Postgres) -> Iterator[Callable[[str], str]]:
+    """PgBouncer in transaction mode: gives the way through it for a connection string."""
+    if shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin") is None:
+        missing("PgBouncer", "apt-get install pgbouncer")
+    with servers.pgbouncer(pg) as port:
+        yield lambda conninfo: conninfo.replace(f":{pg.port}/", f":{port}/")
 
 
 @pytest.fixture

@@ -249,3 +249,43 @@ enable_confirmations = false
         if sys.exc_info()[0] and log.exists():
             sys.stderr.write(log.read_text()[-2000:])
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def pgbouncer(server: Postgres, *, pool_size: int = 20) -> Iterator[int]:
+    """PgBouncer in transaction mode in front of a cluster, for every database and user of it: its port."""
+    port = free_port()
+    folder = Path(tempfile.mkdtemp(prefix="pgbouncer-"))
+    folder.chmod(0o755)
+    (folder / "users.txt").write_text('"postgres" ""\n')
+    (folder / "pgbouncer.ini").write_text(
+        f"""
+[databases]
+* = host=127.0.0.1 port={server.port} user=postgres
+
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = any
+auth_file = {folder}/users.txt
+pool_mode = transaction
+default_pool_size = {pool_size}
+max_client_conn = 500
+ignore_startup_parameters = extra_float_digits
+"""
+    )
+    log = folder / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [str(shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")), str(folder / "pgbouncer.ini")],
+            stdout=out,
+            stderr=out,
+            user=server_user(),
+        )
+    try:
+        wait_for_port(port, process, log)
+        yield port
+    finally:
+        stop(process)
+        shutil.rmtree(folder, ignore_errors=True)

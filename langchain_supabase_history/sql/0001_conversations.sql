@@ -666,8 +666,7 @@ $$;
 create function chat_history_grant(extra_role text default null) returns void
 language plpgsql set search_path from current as $$
 declare
-  home constant text := (select n.nspname from pg_proc p join pg_namespace n on n.oid = p.pronamespace
-                         where p.oid = 'chat_history_grant'::regproc);
+  home constant oid := (select p.pronamespace from pg_proc p where p.oid = 'chat_history_grant'::regproc);
   tables constant text[] := array['chat_history_sessions', 'chat_history_messages', 'chat_history_turns',
                                   'chat_history_feedback'];
   routine regprocedure;
@@ -680,7 +679,7 @@ begin
     execute format('revoke all on table %I from public', name);
   end loop;
   for routine in
-    select p.oid from pg_proc p where p.pronamespace = home::regnamespace and p.proname like 'chat\_history\_%'
+    select p.oid from pg_proc p where p.pronamespace = home and p.proname like 'chat\_history\_%'
   loop
     execute format('revoke all on function %s from public', routine);
   end loop;
@@ -691,7 +690,7 @@ begin
   loop
     execute format('revoke all on table %s, chat_history_migrations from %I', array_to_string(tables, ', '), name);
     for routine in
-      select p.oid from pg_proc p where p.pronamespace = home::regnamespace and p.proname like 'chat\_history\_%'
+      select p.oid from pg_proc p where p.pronamespace = home and p.proname like 'chat\_history\_%'
     loop
       execute format('revoke all on function %s from %I', routine, name);
       if name <> 'anon' and routine <> 'chat_history_grant(text)'::regprocedure then
@@ -700,7 +699,7 @@ begin
     end loop;
     if name <> 'anon' then
       if not has_schema_privilege(name, home, 'usage') then
-        execute format('grant usage on schema %I to %I', home, name);
+        execute format('grant usage on schema %s to %I', home::regnamespace, name);
       end if;
       execute format('grant select, insert, update, delete on table %s to %I', array_to_string(tables, ', '), name);
     end if;
