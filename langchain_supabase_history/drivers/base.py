@@ -46,6 +46,7 @@ class Driver(ABC):
         """Forget every connection. Called at first and in a forked child."""
         self._lock = threading.RLock()
         self._loop = LoopThread()
+        self._used = False
 
     def execute(self, call: Call[T], identity: Identity | None = None) -> T:
         """Execute a call and wait for its answer.
@@ -53,6 +54,7 @@ class Driver(ABC):
         Raises:
             HistoryError: See `errors.py`.
         """
+        self._used = True
         try:
             for attempt in tenacity.Retrying(**_policy(self.deadline)):
                 with attempt:
@@ -63,6 +65,7 @@ class Driver(ABC):
 
     async def aexecute(self, call: Call[T], identity: Identity | None = None) -> T:
         """Async version of execute."""
+        self._used = True
         return await self._on_loop(self._aexecute(call, identity))
 
     async def _aexecute(self, call: Call[T], identity: Identity | None) -> T:
@@ -87,6 +90,7 @@ class Driver(ABC):
 
     def close(self) -> None:
         """Give all connections back and end the loop's thread. May be called twice, and from anywhere."""
+        self._used = False
         self._loop.stop(self._aclose)
 
     @abstractmethod
@@ -96,6 +100,12 @@ class Driver(ABC):
     async def aclose(self) -> None:
         """Async version of close."""
         await asyncio.to_thread(self.close)
+
+    def __del__(self) -> None:
+        # A store that was dropped without being closed. Closing waits, and this may be any thread: do it in one of its
+        # own. At the interpreter's end all that is open has been closed by then.
+        if getattr(self, "_used", False):
+            threading.Thread(target=self.close, daemon=True).start()
 
 
 def _policy(deadline: float) -> dict[str, Any]:

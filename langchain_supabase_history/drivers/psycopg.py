@@ -343,7 +343,9 @@ def _with_defaults(conninfo: str, deadline: float) -> str:
         )
     try:
         given = conninfo_to_dict(conninfo)
-    except psycopg.Error:
+        if not str(given.get("port") or "5432").replace(",", "").isdigit():
+            raise ValueError("port")
+    except (psycopg.Error, ValueError):
         raise NotConfigured(
             "The connection string cannot be read. It is like postgresql://user:password@host:5432/postgres; "
             "characters such as @ : / in the password must be percent-encoded."
