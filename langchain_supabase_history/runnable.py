@@ -7,7 +7,9 @@ that cannot be saved raises, with its output; a turn that fails or is cut short 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +20,12 @@ from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.runnables.config import patch_config
 from langchain_core.runnables.utils import ConfigurableFieldSpec
 
-from .calls import message_ids
+from .audit import TurnAudit, with_usage
+from .calls import Call, message_ids
 from .errors import HistoryError, InvalidMessage, InvalidSession, NotSaved
 from .messages import as_messages
 from .records import Loaded, Status
-from .turns import Progress, is_cut
+from .turns import Progress
 
 if TYPE_CHECKING:
     from .store import HistoryStore
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 class RunnableWithHistory(Runnable[Any, Any]):
     """A runnable with memory. Made by `HistoryStore.with_history`.
 
-    The config names the conversation: `{"configurable": {"session_id": ..., "user_id": ...}}`; `user_id` may be left out.
+    The config names the conversation: `{"configurable": {"session_id": ..., "user_id": ...}}`, or the first alone.
     With a dictionary as input, `input_messages_key` says where the question is and `history_messages_key` where the
     conversation so far goes; without the latter, conversation and question go to the runnable together. With a
     dictionary as output, `output_messages_key` says where the answer is. These may be left out where there is but one
@@ -52,12 +55,14 @@ class RunnableWithHistory(Runnable[Any, Any]):
         input_messages_key: str | None = None,
         output_messages_key: str | None = None,
         history_messages_key: str | None = None,
+        document_content: bool = False,
     ) -> None:
         self.bound = bound
         self.store = store
         self.input_messages_key = input_messages_key
         self.output_messages_key = output_messages_key
         self.history_messages_key = history_messages_key
+        self.document_content = document_content
         self.name = "RunnableWithHistory"
 
     @property
@@ -79,12 +84,14 @@ class RunnableWithHistory(Runnable[Any, Any]):
         """Async version of invoke."""
         return await self._acall_with_config(self._ainvoke, input, config, **kwargs)
 
-    def _invoke(self, input: Any, run_manager: CallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any) -> Any:
+    def _invoke(
+        self, input: Any, run_manager: CallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
+    ) -> Any:
         turn = _Turn(self)
         try:
             turn.begin(input, config)
-            given = turn.with_history(input, turn.store._do(turn.load()))
-            output = self.bound.invoke(given, patch_config(config, callbacks=run_manager.get_child()), **kwargs)
+            given = turn.given(input, turn.store._do(turn.load()))
+            output = self.bound.invoke(given, turn.heard(config, run_manager), **kwargs)
             turn.add(output)
             turn.save()
             return output
@@ -98,8 +105,8 @@ class RunnableWithHistory(Runnable[Any, Any]):
         turn = _Turn(self)
         try:
             turn.begin(input, config)
-            given = turn.with_history(input, await turn.store._ado(turn.load()))
-            output = await self.bound.ainvoke(given, patch_config(config, callbacks=run_manager.get_child()), **kwargs)
+            given = turn.given(input, await turn.store._ado(turn.load()))
+            output = await self.bound.ainvoke(given, turn.heard(config, run_manager), **kwargs)
             turn.add(output)
             await turn.asave()
             return output
@@ -156,8 +163,8 @@ class RunnableWithHistory(Runnable[Any, Any]):
     ) -> Iterator[Any]:  # fmt: skip
         input = _joined(list(chunks))
         turn.begin(input, config)
-        given = turn.with_history(input, turn.store._do(turn.load()))
-        for chunk in self.bound.stream(given, config, **kwargs):
+        given = turn.given(input, turn.store._do(turn.load()))
+        for chunk in self.bound.stream(given, turn.heard(config, run_manager), **kwargs):
             turn.add(chunk)
             yield chunk
         turn.save()
@@ -168,10 +175,15 @@ class RunnableWithHistory(Runnable[Any, Any]):
     ) -> AsyncIterator[Any]:  # fmt: skip
         input = _joined([chunk async for chunk in chunks])
         turn.begin(input, config)
-        given = turn.with_history(input, await turn.store._ado(turn.load()))
-        async for chunk in self.bound.astream(given, config, **kwargs):
-            turn.add(chunk)
-            yield chunk
+        given = turn.given(input, await turn.store._ado(turn.load()))
+        stream = self.bound.astream(given, turn.heard(config, run_manager), **kwargs)
+        try:
+            async for chunk in stream:
+                turn.add(chunk)
+                yield chunk
+        finally:
+            if hasattr(stream, "aclose"):  # the model stops with its consumer, not when it is collected
+                await stream.aclose()
         await turn.asave()
 
 
@@ -195,6 +207,7 @@ class _Turn:
         self.session_id = ""
         self.progress: Progress | None = None
         self.question: list[BaseMessage] = []
+        self.messages: list[BaseMessage] = []
         self.epoch: int | None = None
         self.chunks: list[Any] = []
         self.recorded = False
@@ -210,19 +223,33 @@ class _Turn:
         self.session_id = configurable["session_id"]
         question = self._at(input, self.keys.input_messages_key, "input") if isinstance(input, dict) else input
         self.question = as_messages(question)
-        self.progress = Progress()
+        self.progress = Progress(audit=TurnAudit(content=self.keys.document_content))
+        self.progress.note_trace(self.session_id)
+
+    def heard(
+        self, config: RunnableConfig, run_manager: CallbackManagerForChainRun | AsyncCallbackManagerForChainRun
+    ) -> RunnableConfig:
+        """The config for the runnable inside, in which this turn's audit hears what is done."""
+        assert self.progress is not None
+        assert self.progress.audit is not None
+        child = run_manager.get_child()
+        child.add_handler(self.progress.audit)
+        return patch_config(config, callbacks=child)
 
     def load(self) -> Any:
         return self.store._load(self.session_id)
 
-    def with_history(self, input: Any, loaded: Loaded) -> Any:
+    def given(self, input: Any, loaded: Loaded) -> Any:
+        """What the runnable is given: its input, with the conversation so far."""
         self.epoch = loaded.epoch
         history = loaded.messages
         if self.keys.history_messages_key:
             given = input if isinstance(input, dict) else {self.keys.input_messages_key or "input": input}
             return {**given, self.keys.history_messages_key: history}
         together = [*history, *self.question]
-        return {**input, self._key(input, self.keys.input_messages_key, "input"): together} if isinstance(input, dict) else together
+        if not isinstance(input, dict):
+            return together
+        return {**input, self._key(input, self.keys.input_messages_key, "input"): together}
 
     @staticmethod
     def _key(value: dict[str, Any], key: str | None, default: str) -> str:
@@ -246,91 +273,107 @@ class _Turn:
         output = _joined(self.chunks)
         if isinstance(output, dict):
             output = self._at(output, self.keys.output_messages_key, "output")
-        return [AIMessage(content=output)] if isinstance(output, str) else as_messages(output)
+        if isinstance(output, str):  # a parser has taken it out of the model's message, usage and all
+            return with_usage([AIMessage(content=output)], self.progress.answered() if self.progress else None)
+        return as_messages(output)
 
     def save(self) -> None:
-        call = self._save_call()
+        self._take_answer()
         try:
-            self.store._do(call())
-        except HistoryError as error:
+            self.store._do(self._append("completed"))
+        except Exception as error:
             raise self._not_saved(error) from error
 
     async def asave(self) -> None:
-        call = self._save_call()
+        self._take_answer()
         try:
-            await _shielded(self.store._ado(call()))
-        except HistoryError as error:
+            await self._shielded(self._append("completed"))
+        except Exception as error:
             raise self._not_saved(error) from error
 
-    def _save_call(self) -> Any:
+    def _take_answer(self) -> None:
         try:
-            answer = self.answer()
+            self.messages = [*self.question, *self.answer()]
         except InvalidMessage as error:  # the runnable gave no answer where one should be
             raise NotSaved(str(error), output=_joined(self.chunks), messages=self.question) from error
         self.recorded = True
-        self.messages = [*self.question, *answer]
-        cut = bool(answer) and is_cut(answer[-1])
-        return partial(self._append, self.messages, "interrupted" if cut else "completed")
 
-    def _not_saved(self, error: HistoryError) -> NotSaved:
-        return NotSaved(f"The turn was not saved: {error}", output=_joined(self.chunks), messages=self.messages, code=error.code)
-
-    def _append(self, messages: list[BaseMessage], status: Status, error: str | None = None) -> Any:
-        assert self.progress is not None
-        self.progress.note_trace()
-        return self.store._append(
-            self.session_id, messages, ids=message_ids(len(messages)),
-            turn=self.progress.turn(messages, status, error), replay_epoch=self.epoch,
+    def _not_saved(self, error: Exception) -> NotSaved:
+        reason = str(error) if isinstance(error, HistoryError) else f"{type(error).__name__}: {error}"
+        return NotSaved(
+            f"The turn was not saved: {reason}", output=_joined(self.chunks), messages=self.messages,
+            code=getattr(error, "code", None),
         )  # fmt: skip
+
+    def _append(self, status: Status, error: str | None = None) -> Call[Any]:
+        assert self.progress is not None
+        self.progress.note_trace(self.session_id)
+        call = self.store._append(
+            self.session_id, self.messages, ids=message_ids(len(self.messages)),
+            turn=self.progress.turn(self.messages, status, error), replay_epoch=self.epoch,
+        )  # fmt: skip
+        assert call is not None
+        return call
 
     # --- a turn that fails or is cut short is recorded with what there is of it
 
     def fail(self, error: BaseException) -> None:
-        if call := self._failure(error):
+        if self._take_failure(error):
             try:
-                self.store._do(call())
-            except HistoryError as unsaved:
-                self._note(error, unsaved)
+                self.store._do(self._append(*_ending(error)))
+            except Exception as unsaved:  # whatever it is, the turn's own error is the one to raise
+                self._tell(error, unsaved)
 
     async def afail(self, error: BaseException) -> None:
-        if call := self._failure(error):
+        if self._take_failure(error):
             try:
-                await _shielded(self.store._ado(call()))
-            except HistoryError as unsaved:
-                self._note(error, unsaved)
+                await self._shielded(self._append(*_ending(error)))
+            except Exception as unsaved:
+                self._tell(error, unsaved)
 
-    def _failure(self, error: BaseException) -> Any:
-        if self.recorded or self.progress is None or not self.question:
-            return None
+    def _take_failure(self, error: BaseException) -> bool:
+        if self.recorded or self.epoch is None or not self.question:
+            return False  # recorded already; or it never began, for its history could not be read
         self.recorded = True
         self.messages = list(self.question)
-        failed = isinstance(error, Exception)
-        if not failed and self.chunks:  # cut short: what was said so far was said
-            try:
+        if not isinstance(error, Exception) and self.chunks:  # cut short: what was said so far was said
+            with contextlib.suppress(InvalidMessage):  # the answer's part of the output had not come yet
                 self.messages += [message for message in self.answer() if message.content]
-            except InvalidMessage:
-                pass  # the answer's part of the output had not come yet
-        text = f"{type(error).__name__}: {error}"[:1000] if failed else None
-        return partial(self._append, self.messages, "failed" if failed else "interrupted", text)
+        return True
 
-    def _note(self, error: BaseException, unsaved: HistoryError) -> None:
+    def _tell(self, error: BaseException, unsaved: Exception) -> None:
+        """Tell of a turn that could not be stored, where another error goes to the caller."""
         error.add_note(f"The turn could not be recorded: {unsaved}")
-        self.store._report(unsaved, self.messages)
+        reason = unsaved if isinstance(unsaved, HistoryError) else HistoryError(f"{type(unsaved).__name__}: {unsaved}")
+        self.store._report(reason, self.messages)
 
-
-async def _shielded(work: Coroutine[Any, Any, Any]) -> Any:
-    """Await `work` to its end, whoever cancels meanwhile (asyncio once, anyio at every await); then be cancelled."""
-    with anyio.CancelScope(shield=True):
-        task = asyncio.ensure_future(work)
+    async def _shielded(self, call: Call[Any]) -> None:
+        """Execute a call to its end, whoever cancels meanwhile (anyio does at every await); then be cancelled."""
         cancelled: asyncio.CancelledError | None = None
-        while not task.done():
-            try:
-                await asyncio.shield(task)
-            except asyncio.CancelledError as error:
-                cancelled = error
-            except HistoryError:
-                break
-        if cancelled is not None and not task.cancelled():
-            task.exception()  # seen; the cancellation is what the caller must hear
-            raise cancelled
-        return task.result()
+        # A loop that ends cancels every task, the first of these too. It may be stored by then; the ids tell.
+        again = replace(call, args=call.arguments(replay=True))
+        with anyio.CancelScope(shield=True):
+            for attempt in (call, again):
+                task = asyncio.ensure_future(self.store._ado(attempt))
+                while not task.done():
+                    try:
+                        await asyncio.shield(task)
+                    except asyncio.CancelledError as error:
+                        cancelled = error
+                    except Exception:  # the task's own, looked at below
+                        break
+                if not task.cancelled():
+                    break
+        if cancelled is None:
+            task.result()
+            return
+        if not task.cancelled() and isinstance(unsaved := task.exception(), Exception):
+            self._tell(cancelled, unsaved)
+        raise cancelled
+
+
+def _ending(error: BaseException) -> tuple[Status, str | None]:
+    """How a turn ended: an error fails it; a closed stream, a cancelled task or the keyboard interrupts it."""
+    if isinstance(error, Exception):
+        return "failed", f"{type(error).__name__}: {error}"[:1000]
+    return "interrupted", None

@@ -1,0 +1,283 @@
+"""`store.with_history`: turns that are cut short, by their consumer, a cancellation or the end of the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import anyio
+import psycopg
+import pytest
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.runnables import Runnable, RunnableLambda
+from starlette.responses import StreamingResponse
+
+from langchain_supabase_history import HistoryError, HistoryStore, Unavailable
+
+from .shapes import IN, PROMPT, Echo, config_of, run, texts
+from .test_runnable import stored
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    for _ in range(500):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not come to pass")
+
+
+class Stuck:
+    """A model that says half of its answer and waits for ever; `reached` then, `ended` when it is stopped."""
+
+    def __init__(self) -> None:
+        self.reached, self.ended = asyncio.Event(), False
+
+    async def __call__(self, messages: list[BaseMessage]) -> AsyncIterator[AIMessageChunk]:
+        try:
+            yield AIMessageChunk("half ")
+            self.reached.set()
+            await asyncio.Event().wait()
+        finally:
+            self.ended = True
+
+    @property
+    def runnable(self) -> Runnable[Any, Any]:
+        return RunnableLambda(self.__call__)
+
+
+Cut = Callable[[Runnable[Any, Any], Any, Stuck], Awaitable[None]]
+
+
+async def consume(chain: Runnable[Any, Any], config: Any) -> None:
+    async for _ in chain.astream("and so on", config):
+        pass
+
+
+async def cancelled(work: Any, stuck: Stuck) -> None:
+    task = asyncio.ensure_future(work)
+    await stuck.reached.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def scope_cancelled(work: Any, stuck: Stuck) -> None:
+    with anyio.move_on_after(0.2) as scope:
+        await work
+    assert scope.cancelled_caught
+
+
+async def timed_out(work: Any, stuck: Stuck) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await work
+
+
+async def left_to_the_loop(work: Any, stuck: Stuck) -> None:
+    left.append(asyncio.ensure_future(work))
+    await stuck.reached.wait()
+
+
+left: list[asyncio.Future[Any]] = []
+
+
+async def closed(chain: Runnable[Any, Any], config: Any, stuck: Stuck) -> None:
+    stream = chain.astream("and so on", config)
+    await anext(stream)
+    await stream.aclose()  # type: ignore[attr-defined]
+    await until(lambda: stuck.ended)
+
+
+async def dropped(chain: Runnable[Any, Any], config: Any, stuck: Stuck) -> None:
+    stream = chain.astream("and so on", config)
+    await anext(stream)
+    del stream
+    gc.collect()
+    await until(lambda: stuck.ended)
+
+
+async def broken_off(chain: Runnable[Any, Any], config: Any, stuck: Stuck) -> None:
+    async for _ in chain.astream("and so on", config):
+        break
+
+
+def in_stream(how: Any) -> Cut:
+    return lambda chain, config, stuck: how(consume(chain, config), stuck)
+
+
+def in_invoke(how: Any) -> Cut:
+    return lambda chain, config, stuck: how(chain.ainvoke("and so on", config), stuck)
+
+
+HOW = [cancelled, scope_cancelled, timed_out, left_to_the_loop]
+
+
+@pytest.mark.parametrize("cut", [*map(in_stream, HOW), closed, dropped, broken_off], ids=[
+    *(f.__name__ for f in HOW), "closed", "dropped", "broken_off"])  # fmt: skip
+def test_an_async_stream_cut_short_keeps_what_was_said(store: HistoryStore, session: str, cut: Cut) -> None:
+    stuck = Stuck()
+    store.append(session, [HumanMessage("q"), AIMessage("a")])
+    asyncio.run(cut(store.with_history(stuck.runnable), config_of(session), stuck))  # type: ignore[arg-type]
+    assert stuck.ended
+    assert stored(store, session)[2:] == [("and so on", "interrupted"), ("half ", "interrupted")]
+    assert len(store.turns(session)) == 2
+    assert texts(store.load(session)) == ["q", "a", "and so on", "half "]
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_an_ainvoke_cut_short_keeps_the_question(store: HistoryStore, session: str, how: Any) -> None:
+    stuck = Stuck()
+    asyncio.run(in_invoke(how)(store.with_history(stuck.runnable), config_of(session), stuck))  # type: ignore[arg-type]
+    assert stored(store, session) == [("and so on", "interrupted")]
+    assert len(store.turns(session)) == 1
+
+
+@pytest.mark.parametrize("runnable", [Echo(), PROMPT | Echo(), PROMPT | Echo() | StrOutputParser()])
+@pytest.mark.parametrize("drop", [False, True])
+def test_a_sync_stream_cut_short_keeps_what_was_said(
+    store: HistoryStore, session: str, runnable: Runnable[Any, Any], drop: bool
+) -> None:
+    keys = {} if isinstance(runnable, Echo) else IN["keys"]
+    stream = store.with_history(runnable, **keys).stream({"input": "q"} if keys else "q", config_of(session))
+    next(stream)
+    if drop:
+        del stream
+        gc.collect()
+    else:
+        stream.close()  # type: ignore[attr-defined]
+    assert stored(store, session) == [("q", "interrupted"), ("you ", "interrupted")]
+    assert len(store.turns(session)) == 1
+
+
+@pytest.mark.parametrize("mode", ["invoke", "stream"])
+def test_the_keyboard_interrupts(store: HistoryStore, session: str, mode: str) -> None:
+    def answer(messages: list[BaseMessage]) -> Iterator[str]:
+        yield "half "
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(store.with_history(RunnableLambda(answer)), mode, "q", config_of(session))
+    said = [("half ", "interrupted")] if mode == "stream" else []
+    assert stored(store, session) == [("q", "interrupted"), *said]
+
+
+@pytest.mark.parametrize("spec_version", ["2.3", "2.4"])
+def test_a_client_that_disconnects(store: HistoryStore, session: str, spec_version: str) -> None:
+    """Starlette cancels the response with anyio or, from 2.4 on, sees sending fail. The test plays the server."""
+    stuck = Stuck()
+    gone = asyncio.Event()
+
+    async def body() -> AsyncIterator[str]:
+        async for chunk in store.with_history(stuck.runnable).astream("and so on", config_of(session)):
+            yield chunk.text
+
+    async def receive() -> dict[str, Any]:
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        if message.get("body"):
+            gone.set()
+            if spec_version == "2.4":
+                raise OSError("the client is gone")
+
+    async def serve() -> None:
+        scope = {"type": "http", "asgi": {"spec_version": spec_version}}
+        with contextlib.suppress(Exception):  # ClientDisconnect
+            await StreamingResponse(body())(scope, receive, send)  # type: ignore[arg-type]
+        gc.collect()
+        await until(lambda: stuck.ended and store.messages(session).items)
+
+    asyncio.run(serve())
+    assert stored(store, session) == [("and so on", "interrupted"), ("half ", "interrupted")]
+    assert len(store.turns(session)) == 1
+
+
+# --- cancelled while it is being saved: the session is locked by another transaction until then
+
+
+@contextlib.contextmanager
+def locked(database: str, session: str) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(database) as conn:
+        conn.execute("select from chat_history_sessions where session_id = %s for update", [session])
+        yield conn
+
+
+async def saving(database: str) -> None:
+    """Wait until an append waits for the lock."""
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
+        for _ in range(500):
+            found = await conn.execute(
+                "select 1 from pg_stat_activity where wait_event_type = 'Lock' and query like '%chat_history_append%'"
+                " and pid <> pg_backend_pid()"
+            )
+            if await found.fetchone():
+                return
+            await asyncio.sleep(0.01)
+    raise AssertionError("nothing waits")
+
+
+def answer_of(text: str) -> Runnable[Any, Any]:
+    async def answer(messages: list[BaseMessage]) -> str:
+        return text
+
+    return RunnableLambda(answer)
+
+
+@pytest.mark.parametrize("mode", ["ainvoke", "astream"])
+@pytest.mark.parametrize("how", ["task", "scope", "loop"])
+def test_a_save_under_way_is_not_cancelled(database: str, session: str, how: str, mode: str) -> None:
+    with HistoryStore.from_postgres(database) as store:
+        store.append(session, [HumanMessage("q"), AIMessage("a")])
+        chain = store.with_history(answer_of("whole"))
+
+        async def turn() -> None:
+            config = config_of(session)
+            await (chain.ainvoke("and so on", config) if mode == "ainvoke" else consume(chain, config))
+
+        async def main(release: threading.Timer) -> None:
+            if how == "scope":
+                async with anyio.create_task_group() as group:
+                    group.start_soon(turn)
+                    await saving(database)
+                    release.start()
+                    group.cancel_scope.cancel()
+                return
+            task = asyncio.ensure_future(turn())
+            await saving(database)
+            release.start()
+            if how == "loop":
+                left.append(task)  # asyncio.run cancels all that is left, the save's own task too
+                return
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        with locked(database, session) as conn:
+            release = threading.Timer(0.3, conn.rollback)
+            asyncio.run(main(release))
+            release.join()
+        assert stored(store, session)[2:] == [("and so on", "completed"), ("whole", "completed")]
+
+
+def test_a_save_that_fails_after_the_cancellation_is_told(database: str, session: str) -> None:
+    told: list[HistoryError] = []
+    with HistoryStore.from_postgres(database, deadline=1, on_error=lambda error, _: told.append(error)) as store:
+        store.append(session, [HumanMessage("q"), AIMessage("a")])
+
+        async def main() -> None:
+            with locked(database, session):
+                task = asyncio.ensure_future(store.with_history(answer_of("lost")).ainvoke("q", config_of(session)))
+                await saving(database)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+
+        asyncio.run(main())
+        assert [type(error) for error in told] == [Unavailable]
+        assert texts(store.load(session)) == ["q", "a"]
