@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .audit import TurnAudit as TurnAudit
     from .errors import (
         Conflict as Conflict,
         Forbidden as Forbidden,
@@ -27,21 +28,24 @@ if TYPE_CHECKING:
     from .history import SupabaseChatMessageHistory as SupabaseChatMessageHistory
     from .migrations import migrate as migrate
     from .records import (
+        Feedback as Feedback,
         Page as Page,
         Session as Session,
         StoredMessage as StoredMessage,
         Turn as Turn,
+        Usage as Usage,
         Window as Window,
     )
     from .runnable import RunnableWithHistory as RunnableWithHistory
     from .store import HistoryStore as HistoryStore
 
 _MODULES = {
+    "audit": "TurnAudit",
     "errors": "Conflict Forbidden HistoryError InvalidInput InvalidMessage InvalidSession NotConfigured NotFound "
     "NotInstalled NotSaved StatementTimeout StoreClosed Unavailable",
     "history": "SupabaseChatMessageHistory",
     "migrations": "migrate",
-    "records": "Page Session StoredMessage Turn Window",
+    "records": "Feedback Page Session StoredMessage Turn Usage Window",
     "runnable": "RunnableWithHistory",
     "store": "HistoryStore",
 }

@@ -5,6 +5,7 @@ Pure: nothing here talks to a database. Bad arguments are refused here, before a
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace as replace_field
@@ -32,6 +33,12 @@ SQL_TYPES: Final[dict[str, str]] = {
     "data": "json[]",
     "tokens": "integer[]",
     "turn": "json",
+    "feedback": "json",
+    "costs": "json",
+    "since": "timestamptz",
+    "until": "timestamptz",
+    "group_by": "text[]",
+    "after_turn": "uuid",
     "epoch": "integer",
     "after": "bigint",
     "after_position": "bigint",
@@ -106,6 +113,13 @@ def _whole(value: object, name: str, low: int, high: int = 2**63 - 1) -> int:
     return value
 
 
+def check_number(value: object, name: str, low: float = float("-inf")) -> float:
+    """A number that a column of numbers can hold: finite, and not less than `low`."""
+    if not isinstance(value, (int, float)) or not math.isfinite(value) or value < low:
+        raise InvalidInput(f"{name} must be a finite number" + (f" from {low:g} on." if low > -math.inf else "."))
+    return float(value)
+
+
 def _cursor(value: object) -> int | None:
     if value is None:
         return None
@@ -153,6 +167,8 @@ def turn_json(turn: Turn) -> Json:
     for name in _TURN_COUNTS:
         if (count := getattr(turn, name)) is not None:
             sent[name] = _whole(count, f"turn.{name}", 0)
+    if turn.total_cost is not None:
+        sent["total_cost"] = check_number(turn.total_cost, "turn.total_cost", 0)
     for name in _TURN_JSON:
         if value := getattr(turn, name):
             try:

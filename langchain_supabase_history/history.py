@@ -89,7 +89,7 @@ class SupabaseChatMessageHistory(BaseChatMessageHistory):
         kept = self._kept if self._keep or running else None
         if self._progress is None or (kept is None and (running or not self._began_running)):
             self._progress, self._began_running = Progress(), False
-        self._progress.note_trace()
+        self._progress.note_trace(self.session_id)
         self._began_running = self._began_running or running
         return None if kept is None else list(kept.messages)
 
@@ -140,8 +140,11 @@ class SupabaseChatMessageHistory(BaseChatMessageHistory):
         self._forget()
 
     def _append(self, messages: Sequence[BaseMessage], replace: bool = False) -> calls.Call[list[StoredMessage]] | None:
+        turn = self._turn(messages, replace)
+        if turn is not None and self._progress is not None:
+            messages = self._progress.completed(messages)
         return self._store._append(
-            self.session_id, messages, turn=self._turn(messages, replace), replace=replace or None,
+            self.session_id, messages, turn=turn, replace=replace or None,
             replay_epoch=None if self._kept is None or replace else self._kept.epoch,
         )  # fmt: skip
 
@@ -152,7 +155,7 @@ class SupabaseChatMessageHistory(BaseChatMessageHistory):
         if not messages or not (replace or isinstance(first, HumanMessage)):
             return None
         progress = self._progress or Progress()
-        progress.note_trace()
+        progress.note_trace(self.session_id)
         return progress.turn(messages, "interrupted" if self._cut(messages[-1]) else "completed")
 
     def _cut(self, answer: BaseMessage) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Generic, Literal, TypeVar
 from uuid import UUID
 
@@ -66,7 +66,8 @@ class Turn:
         started_at: With `ended_at`, when the turn ran.
         input_tokens: Sum over the turn's model runs; so for `output_tokens` and `total_tokens`.
         token_details: Cache and reasoning tokens, where the provider gives them.
-        documents: What retrievers returned.
+        documents: What retrievers returned; see `audit.py` for this, `token_details` and `metadata`.
+        total_cost: US dollars, as LangSmith has reckoned it; never an estimate of ours.
         ordinal: Its place among the session's turns; set by the database.
     """
 
@@ -87,6 +88,59 @@ class Turn:
     metadata: dict[str, Any] = field(default_factory=dict)
     ordinal: int | None = None
     created_at: datetime | None = None
+    total_cost: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What somebody thought of a turn, or of one message of it. On each there is one of a key; given again, it changes.
+
+    Attributes:
+        message_id: The row id of the message it is on; None where it is on the turn.
+        key: What is judged: `"helpful"`, say.
+        score: A number, or None.
+        value: What is no number: a choice or a label, say.
+        sent_at: When LangSmith last took it; None where it has not yet, or the turn has no trace.
+        unsent: Whether LangSmith has yet to be told of it, or of its change.
+    """
+
+    id: UUID
+    turn_id: UUID
+    message_id: UUID | None
+    key: str
+    score: float | None
+    value: Any
+    comment: str | None
+    created_at: datetime
+    updated_at: datetime
+    sent_at: datetime | None
+    unsent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a group of turns used. The group's own fields are None where it is not grouped by them.
+
+    Attributes:
+        session_id: Of the sessions' turns, when grouped by session; `user_id` then tells whose session.
+        model: The model that answered; None also for turns of an unknown one.
+        day: In UTC.
+        turns: How many, failed ones included.
+        unmeasured_turns: How many of them told no tokens; the sums are without them.
+        total_cost: US dollars, the sum of LangSmith's own figures; None where it has told none.
+    """
+
+    turns: int
+    failed_turns: int
+    unmeasured_turns: int
+    input_tokens: int | None
+    output_tokens: int | None
+    total_tokens: int | None
+    total_cost: float | None
+    session_id: str | None = None
+    user_id: str | None = None
+    model: str | None = None
+    day: date | None = None
 
 
 @dataclass(frozen=True, slots=True)

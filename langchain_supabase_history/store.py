@@ -16,11 +16,14 @@ from langchain_core.messages import BaseMessage
 from . import calls
 from .errors import HistoryError, InvalidInput, InvalidMessage, InvalidSession, NotConfigured, NotFound, check_schema
 from .identity import Identity, Verifier
+from .insights import Insights
+from .langsmith import LangSmith
 from .messages import MAX_MESSAGE_BYTES
 from .records import Loaded, Page, Session, StoredMessage, Turn, Window
 
 if TYPE_CHECKING:
     from langchain_core.runnables import Runnable
+    from langsmith import Client
 
     from .drivers.base import Driver
     from .history import SupabaseChatMessageHistory
@@ -32,7 +35,7 @@ T = TypeVar("T")
 OnError = Callable[[HistoryError, Sequence[BaseMessage]], None]
 
 
-class HistoryStore:
+class HistoryStore(Insights):
     """Durable conversations on Supabase, or any PostgreSQL 15 to 18.
 
     Made by `from_env`, `from_supabase`, `from_client`, `from_postgres` or `local`. Safe to share between threads and
@@ -54,6 +57,7 @@ class HistoryStore:
         max_message_bytes: The largest message, as JSON.
         count_tokens: Gives a message's token count, which windows go by. Without it the provider's usage is taken, or
             an estimate: a quarter of the bytes of its content and tool calls, and 4.
+        langsmith_client: The `langsmith.Client` for feedback and links; by default one as the environment names it.
     """
 
     def __init__(
@@ -63,8 +67,10 @@ class HistoryStore:
         on_error: OnError | None = None,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         count_tokens: Callable[[BaseMessage], int] | None = None,
+        langsmith_client: Client | None = None,
     ) -> None:
         self._driver = driver
+        self._langsmith = LangSmith(langsmith_client)
         self._on_error = _callable(on_error, "on_error")
         self._count_tokens = _callable(count_tokens, "count_tokens")
         self._max_message_bytes = _number(max_message_bytes, "max_message_bytes", int, 1)
@@ -123,7 +129,7 @@ class HistoryStore:
         if client is None and async_client is None:
             raise NotConfigured("from_client needs a supabase client: supabase.create_client(url, key).")
         for given in (client, async_client):
-            if given is not None and not hasattr(given, "postgrest"):
+            if given is not None and not hasattr(type(given), "postgrest"):
                 raise NotConfigured(f"from_client needs supabase clients, got {type(given).__name__}.")
         return cls(ClientDriver(client, async_client, **_driver_options(schema, deadline, pool_size)), **options)
 
@@ -348,13 +354,18 @@ class HistoryStore:
         output_messages_key: str | None = None,
         history_messages_key: str | None = None,
         window: Window | None = None,
+        document_content: bool = False,
     ) -> RunnableWithHistory:
-        """A runnable with memory: it is given the conversation so far, and its turn is stored. See `runnable.py`."""
+        """A runnable with memory: it is given the conversation so far, and its turn is stored. See `runnable.py`.
+
+        With `document_content`, turns keep the whole text of the documents that retrievers found, not an excerpt.
+        """
         from .runnable import RunnableWithHistory
 
         return RunnableWithHistory(
             runnable, self if window is None else self.with_window(window), input_messages_key=input_messages_key,
             output_messages_key=output_messages_key, history_messages_key=history_messages_key,
+            document_content=document_content,
         )  # fmt: skip
 
     # --- housekeeping

@@ -1,38 +1,66 @@
-"""What is known of a turn when it ends: its LangSmith trace, its times, the model and the tokens."""
+"""What is known of a turn when it ends: its LangSmith trace, its times, the model and the tokens.
+
+Nothing here costs a round trip, and nothing here fails a turn: what cannot be found out is unknown.
+"""
 
 from __future__ import annotations
 
+import logging
 import sys
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessageChunk, BaseMessage
+from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.utils.uuid import uuid7
 
+from .audit import ModelRun, Observed, TurnAudit, traced, usage_fields, with_usage
 from .records import Status, Turn
+
+logger = logging.getLogger(__name__)
+
+# By any of these LangSmith groups root runs into a thread.
+THREAD_KEYS: Final = ("session_id", "thread_id", "conversation_id")
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The LangSmith trace that is running: its id, its root run, and the project's name. None where tracing is off."""
+    """The LangSmith trace that is running: its id, the project's name, its root's start. None without tracing."""
 
     trace_id: str | None = None
     project: str | None = None
+    started_at: str | None = None
 
 
 def current_trace() -> Trace:
     """The trace of the code that is running. Costs nothing where LangSmith is not in use, and never fails."""
-    helpers = sys.modules.get("langsmith.run_helpers")
-    if helpers is None:
+    run = _current_run()
+    if run is None:
         return Trace()
     try:
-        run = helpers.get_current_run_tree()
-        return Trace() if run is None else Trace(str(run.trace_id), run.session_name)
+        return Trace(str(run.trace_id), run.session_name, _started_at(run.dotted_order))
     except Exception:  # a turn is never lost because of tracing
         return Trace()
+
+
+def _current_run() -> Any:
+    helpers = sys.modules.get("langsmith.run_helpers")
+    if helpers is None:
+        return None
+    try:
+        run = helpers.get_current_run_tree()
+        return None if run is None or (run.extra or {}).get("__disabled") else run
+    except Exception:
+        return None
+
+
+def _started_at(dotted_order: str) -> str:
+    """The root run's start: the head of the dotted order, 20261124T040824123456Z and the root's id."""
+    return datetime.strptime(dotted_order[:22], "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC).isoformat()
 
 
 @dataclass(slots=True)
@@ -41,43 +69,91 @@ class Progress:
 
     id: uuid.UUID = field(default_factory=lambda: uuid.UUID(int=uuid7().int))
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    trace: Trace = field(default_factory=current_trace)
+    trace: Trace = field(default_factory=Trace)
+    audit: TurnAudit | None = None
+    _started: float = field(default_factory=time.monotonic)
+    _turn: tuple[uuid.UUID, uuid.UUID] | None = None  # of the audit: root and turn
+    _run: Any = None  # of the tracer: the run that this turn is
 
-    def note_trace(self) -> None:
-        """Take the running trace, if there was none when the turn began."""
+    def note_trace(self, session_id: str | None = None) -> None:
+        """Take the running trace, and whoever hears what is done in it; put its root into the session's thread."""
         if self.trace.trace_id is None:
             self.trace = current_trace()
+        try:
+            self._listen(session_id)
+        except Exception as error:  # a turn is never lost because of tracing
+            logger.debug("the turn's trace could not be read: %s", type(error).__name__)
+
+    def _listen(self, session_id: str | None) -> None:
+        config = var_child_runnable_config.get()
+        manager = config.get("callbacks") if config else None
+        run_id = getattr(manager, "parent_run_id", None)
+        for handler in getattr(manager, "handlers", ()):
+            if self.audit is None and isinstance(handler, TurnAudit) and (turn := handler.turn_of(run_id)):
+                self.audit, self._turn = handler, turn
+            run_map = getattr(handler, "run_map", None)
+            if self._run is None and run_map and type(handler).__name__ == "LangChainTracer":
+                self._run, root = _climb(run_map, run_id)
+                if root is not None and session_id is not None:
+                    _join_thread(root, session_id)
+
+    def observed(self) -> Observed:
+        """What was done for the turn so far, as an audit has heard it, else as the trace tells."""
+        try:
+            if self.audit is not None:
+                return self.audit.observed(self._turn, self._started)
+            return Observed() if self._run is None else traced(self._run)
+        except Exception as error:
+            logger.debug("what was done in the turn could not be read: %s", type(error).__name__)
+            return Observed()
+
+    def answered(self) -> ModelRun | None:
+        """The model run whose answer a parser behind it has made a string of."""
+        return self.observed().answered()
+
+    def completed(self, messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+        """The messages, with the model's usage and metadata on an answer that was a bare string. None is changed."""
+        return with_usage(messages, self.answered())
 
     def turn(self, messages: Sequence[BaseMessage], status: Status = "completed", error: str | None = None) -> Turn:
         """The turn as it stands with these messages."""
+        seen = self.observed().fields()
+        metadata = seen.pop("metadata", {})
+        if not any(name in seen for name in ("input_tokens", "output_tokens", "total_tokens")):
+            seen |= usage_fields(messages)
+        if self.trace.started_at is not None:
+            metadata["trace_started_at"] = self.trace.started_at
         # A root run's id is its trace's.
         return Turn(
             id=self.id, status=status, trace_id=self.trace.trace_id, run_id=self.trace.trace_id,
             project=self.trace.project, started_at=self.started_at, ended_at=datetime.now(UTC), error=error,
-            **model_usage(messages),
+            metadata=metadata, **seen,
         )  # fmt: skip
 
 
-def model_usage(messages: Sequence[BaseMessage]) -> dict[str, Any]:
-    """Model and token counts of the AI messages of a turn; what no message tells is left out."""
-    found: dict[str, Any] = {}
-    for message in messages:
-        if not isinstance(message, AIMessage):
-            continue
-        model = message.response_metadata.get("model_name") or message.response_metadata.get("model")
-        if isinstance(model, str):
-            found["model"] = model
-        usage: dict[str, Any] = dict(message.usage_metadata or {})
-        for name in ("input_tokens", "output_tokens", "total_tokens"):
-            count = usage.get(name)
-            if isinstance(count, int):
-                found[name] = found.get(name, 0) + count
-        for kind in ("input_token_details", "output_token_details"):
-            for name, count in (usage.get(kind) or {}).items():
-                if isinstance(count, int):
-                    details = found.setdefault("token_details", {}).setdefault(kind, {})
-                    details[name] = details.get(name, 0) + count
-    return found
+def _climb(run_map: dict[str, Any], run_id: uuid.UUID | None) -> tuple[Any, Any]:
+    """From a tracer's run up: the `RunnableWithMessageHistory` above it, else the root; and the root."""
+    wrapper, run = None, run_map.get(str(run_id))
+    while run is not None:
+        if wrapper is None and run.name == "RunnableWithMessageHistory":
+            wrapper = run
+        above = run_map.get(str(run.parent_run_id)) if run.parent_run_id else None
+        above = above or run.parent_run  # of a trace that the application's own code began
+        if above is None:
+            return wrapper or run, run
+        run = above
+    return None, None
+
+
+def _join_thread(root: Any, session_id: str) -> None:
+    """Put a trace into the session's thread, unless the application has named one.
+
+    `configurable` has done so already, except in `batch` of `RunnableWithMessageHistory`. What is added here is sent
+    when the root run ends.
+    """
+    told = (root.extra or {}).get("metadata") or {}
+    if not any(told.get(key) for key in THREAD_KEYS):
+        root.add_metadata({"session_id": session_id})
 
 
 def is_cut(message: BaseMessage) -> bool:
