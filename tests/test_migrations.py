@@ -155,9 +155,8 @@ def test_supabase_roles_may_come_later(pg: servers.Postgres) -> None:
 def test_what_default_privileges_granted_too_much_is_taken_back(empty_database: str) -> None:
     with connect(empty_database) as conn:
         for kind in ("tables", "functions", "sequences"):
-            conn.execute(
-                f"alter default privileges in schema public grant all on {kind} to anon, authenticated, service_role".encode()
-            )
+            grant = f"grant all on {kind} to anon, authenticated, service_role"
+            conn.execute(f"alter default privileges in schema public {grant}".encode())
         migrate(empty_database)
         for table in TABLES:
             for role in ("anon", "authenticated", "service_role"):

@@ -343,7 +343,8 @@ def _with_defaults(conninfo: str, deadline: float) -> str:
         )
     try:
         given = conninfo_to_dict(conninfo)
-        if not str(given.get("port") or "5432").replace(",", "").isdigit():
+        ports = str(given.get("port") or "").replace(",", "")
+        if ports and not ports.isdigit():
             raise ValueError("port")
     except (psycopg.Error, ValueError):
         raise NotConfigured(
