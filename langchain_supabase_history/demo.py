@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +17,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
 from langchain_core.runnables import Runnable, RunnableLambda
 
+from .errors import HistoryError
 from .store import HistoryStore
 
 BEFORE = ["My name is Ada.", "I live in Turin."]
@@ -32,24 +34,18 @@ def run(path: Path | None = None) -> int:
     _say(f"An embedded PostgreSQL in {path} keeps session {session!r}. The model is {_model_name()}.\n")
 
     _say("A first process talks ...")
-    first = _child(path, session, [*BEFORE, CUT])
-    assert first.stdout is not None
-    for line in first.stdout:
-        print(line, end="", flush=True)
-        if CUT in line:
-            break
-    first.kill()  # SIGKILL, in the middle of the third turn: nothing can be tidied up
-    first.wait()
+    with _child(path, session, [*BEFORE, CUT]) as first:
+        if CUT not in _relay(first, until=CUT):
+            return 1  # it has said on stderr what went wrong
+        first.kill()  # SIGKILL, in the middle of the third turn: nothing can be tidied up
     _say(f"... and is killed (process {first.pid}, SIGKILL).\n")
 
     _say("A second process resumes it:")
-    second = _child(path, session, AFTER, report=True)
-    assert second.stdout is not None
-    resumed = ""
-    for line in second.stdout:
-        print(line, end="", flush=True)
-        resumed += line
-    if second.wait() != 0 or not ("Ada" in resumed and "Turin" in resumed):
+    with _child(path, session, AFTER, report=True) as second:
+        resumed = _relay(second)
+    if second.returncode != 0:
+        return 1
+    if not ("Ada" in resumed and "Turin" in resumed):
         _say("\nThe conversation was not resumed; this is a defect, please report it.")
         return 1
     _say("\nThe conversation was resumed with its memory intact.")
@@ -61,8 +57,20 @@ def _say(text: str) -> None:
 
 
 def _child(folder: Path, session: str, questions: Sequence[str], report: bool = False) -> subprocess.Popen[str]:
-    command = [sys.executable, "-W", "ignore", "-m", __name__, str(folder), session, str(int(report)), *questions]
+    command = [sys.executable, "-m", __name__, str(folder), session, str(int(report)), *questions]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603
+
+
+def _relay(process: subprocess.Popen[str], until: str = "\0") -> str:
+    """Print what a process prints, up to the line that contains `until`, and give it back."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        print(line, end="", flush=True)
+        lines.append(line)
+        if until in line:
+            break
+    return "".join(lines)
 
 
 def _talk(folder: str, session: str, report: str, *questions: str) -> None:
@@ -107,8 +115,6 @@ def _scripted(prompt: Any) -> AIMessage:
     messages: list[BaseMessage] = prompt.to_messages()
     said = " ".join(m.text for m in messages if m.type == "human")
     if messages[-1].text == CUT:
-        import time
-
         time.sleep(60)  # a model that is still thinking when its process is killed
     if "?" not in messages[-1].text:
         return AIMessage("I will remember that.")
@@ -119,4 +125,7 @@ def _scripted(prompt: Any) -> AIMessage:
 
 
 if __name__ == "__main__":
-    _talk(*sys.argv[1:])
+    try:
+        _talk(*sys.argv[1:])
+    except HistoryError as error:
+        sys.exit(f"Error: {error}")
