@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import re
 import subprocess
@@ -73,6 +74,11 @@ def test_a_factory_of_two_keys(store: HistoryStore, session: str, mode: str) -> 
         user_store = store.for_user(user + session)
         assert texts(user_store.load(session)) == [f"from {user}", f"you said: from {user}"]
     assert store.load(session) == []
+
+
+def test_the_factory_takes_two_keys_exactly(postgres_store: HistoryStore) -> None:
+    # LangChain compares the names with those of its config; a third, even with a default, would break two-key configs.
+    assert list(inspect.signature(postgres_store.get_session_history).parameters) == ["session_id", "user_id"]
 
 
 def test_what_reading_raises_reaches_the_caller(session: str) -> None:
@@ -151,6 +157,23 @@ def test_a_turn_that_ends_within_another(
 
     run(RunnableWithMessageHistory(RunnableLambda(answer), factory(store)), mode, "outer", config_of(session))
     assert_whole(store, session, {"inner", "outer"})
+
+
+def test_the_first_turns_of_a_new_session_at_once(api: Api, session: str) -> None:
+    """Whoever comes first makes the session; the others' turns are stored all the same."""
+
+    async def first(name: str) -> None:
+        histories = [api.store.get_session_history(name) for _ in range(8)]
+        await asyncio.gather(*(history.aadd_messages(QA) for history in histories))
+
+    for n in range(10):
+        name = f"{session}-{n}"
+        if api.is_async:
+            asyncio.run(first(name))
+        else:
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(lambda s: api.store.get_session_history(s).add_messages(QA), [name] * 8))
+        assert texts(api.load(name)) == ["question", "answer"] * 8
 
 
 # --- one object
@@ -396,5 +419,6 @@ def test_importing_the_package_imports_no_driver() -> None:
     assert imported_by("import langchain_supabase_history") == []
     package = "from langchain_supabase_history import HistoryStore, Window; "
     assert imported_by(package) == []
+    assert imported_by("from langchain_supabase_history import RunnableWithHistory") == []
     assert imported_by(package + "HistoryStore.from_postgres('postgresql://127.0.0.1/x')") == ["psycopg"]
     assert "psycopg" not in imported_by(package + "HistoryStore.from_supabase('http://127.0.0.1', 'key')")

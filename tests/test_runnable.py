@@ -26,7 +26,7 @@ from langchain_supabase_history import (
 )
 
 from .conftest import Api
-from .shapes import IN, MODES, PROMPT, SHAPES, Echo, EchoLLM, Shape, config_of, run, texts
+from .shapes import IN, MODES, PROMPT, SHAPES, Echo, EchoLLM, Shape, config_of, reply, run, texts
 from .test_history import assert_whole, meeting, overlap, unreachable
 
 modes = pytest.mark.parametrize("mode", MODES)
@@ -158,6 +158,17 @@ def test_it_composes(store: HistoryStore, session: str, mode: str) -> None:
 
 
 @modes
+def test_an_input_that_arrives_in_chunks(store: HistoryStore, session: str, mode: str) -> None:
+    def rephrase(question: Any) -> Iterator[str]:
+        yield from ("more ", "than ", "one")
+
+    assert run(streaming(rephrase) | store.with_history(RunnableLambda(reply)), mode, "q", config_of(session)) == (
+        "you said: more than one"
+    )
+    assert texts(store.load(session)) == ["more than one", "you said: more than one"]
+
+
+@pytest.mark.parametrize("mode", ["invoke", "batch", "ainvoke", "abatch"])
 def test_a_retry_inside_is_one_turn(store: HistoryStore, session: str, mode: str) -> None:
     tries = itertools.count(1)
 
@@ -167,7 +178,7 @@ def test_a_retry_inside_is_one_turn(store: HistoryStore, session: str, mode: str
         return "answer"
 
     model = RunnableLambda(answer).with_retry(wait_exponential_jitter=False)
-    run(store.with_history(model), "ainvoke" if mode[0] == "a" else "invoke", "q", config_of(session))
+    run(store.with_history(model), mode, "q", config_of(session))
     assert stored(store, session) == [("q", "completed"), ("answer", "completed")]
 
 
