@@ -224,7 +224,9 @@ def _loaded(header: dict[str, Any], found: list[BaseMessage], unreadable: int) -
     front = found[: bool(header["system"])]
     rest = found[len(front) :]
     fallback = rest[: bool(header["fallback"])]
-    kept = codec.without_unanswered_calls(rest[len(fallback) :]) or fallback
+    kept = codec.without_unanswered_calls(rest[len(fallback) :])
+    if not kept and fallback:
+        kept, front = fallback, [] if header["fallback_alone"] else front
     return Loaded(front + kept, header["epoch"], header["revision"], header["last_position"], unreadable)
 
 

@@ -80,6 +80,9 @@ create table chat_history_messages (
   data json not null,                             -- LangChain's dictionary of it, without defaults
   tokens integer not null check (tokens >= 0),
   in_context boolean not null default true,       -- false: of a failed turn, the model is not shown it
+  -- The same as `position` for the messages that the model is shown. A column of its own, because a window must walk
+  -- an index that holds nothing else: offered the other too, the planner may take it and read all that failed.
+  context_position bigint generated always as (case when in_context then position end) stored,
   begins_turn boolean not null default false,
   created_at timestamptz not null default clock_timestamp(),
   primary key (session_key, position),
@@ -88,10 +91,10 @@ create table chat_history_messages (
 );
 
 -- What a window reads: the messages in context from the newest on, without touching their payload.
-create index chat_history_messages_context on chat_history_messages (session_key, position)
-  include (tokens, type) where in_context;
-create index chat_history_messages_turn_starts on chat_history_messages (session_key, position)
-  where in_context and begins_turn;
+create index chat_history_messages_context on chat_history_messages (session_key, context_position)
+  include (tokens, type) where context_position is not null;
+create index chat_history_messages_turn_starts on chat_history_messages (session_key, context_position)
+  where begins_turn and context_position is not null;
 
 -- One row a turn: a question, all that was done for it, and the answer.
 create table chat_history_turns (
@@ -413,24 +416,24 @@ declare
   message record;
 begin
   if max_messages is not null then
-    select m.position into found_at from chat_history_messages m
-      where m.session_key = of_session and m.in_context and m.position > after
-      order by m.position desc offset max_messages - 1 limit 1;
+    select m.context_position into found_at from chat_history_messages m
+      where m.session_key = of_session and m.context_position > after
+      order by m.context_position desc offset max_messages - 1 limit 1;
     start := found_at;
   end if;
   if max_turns is not null then
-    select m.position into found_at from chat_history_messages m
-      where m.session_key = of_session and m.in_context and m.begins_turn and m.position > after
-      order by m.position desc offset max_turns - 1 limit 1;
+    select m.context_position into found_at from chat_history_messages m
+      where m.session_key = of_session and m.begins_turn and m.context_position > after
+      order by m.context_position desc offset max_turns - 1 limit 1;
     start := greatest(start, found_at);
   end if;
   start := coalesce(start, after + 1);
   if max_tokens is not null then
     found_at := null;
     for message in
-      select m.position, m.tokens from chat_history_messages m
-        where m.session_key = of_session and m.in_context and m.position >= start
-        order by m.position desc
+      select m.context_position as position, m.tokens from chat_history_messages m
+        where m.session_key = of_session and m.context_position >= start
+        order by m.context_position desc
     loop
       exit when spent + message.tokens > max_tokens;
       spent := spent + message.tokens;
@@ -439,21 +442,21 @@ begin
     start := found_at;
   end if;
 
-  select m.position, m.type into message from chat_history_messages m
-    where m.session_key = of_session and m.in_context and m.position >= start order by m.position limit 1;
+  select m.context_position as position, m.type into message from chat_history_messages m
+    where m.session_key = of_session and m.context_position >= start order by m.context_position limit 1;
   if message.position is null then
     return null;
   end if;
   start := message.position;
   select true into truncated from chat_history_messages m
-    where m.session_key = of_session and m.in_context and m.position > after and m.position < start
-    order by m.position desc limit 1;
+    where m.session_key = of_session and m.context_position > after and m.context_position < start
+    order by m.context_position desc limit 1;
   if truncated is null then
     return start;
   end if;
-  select m.position into found_at from chat_history_messages m
-    where m.session_key = of_session and m.in_context and m.type = 'human' and m.position >= start
-    order by m.position limit 1;
+  select m.context_position into found_at from chat_history_messages m
+    where m.session_key = of_session and m.type = 'human' and m.context_position >= start
+    order by m.context_position limit 1;
   if found_at is not null then
     return found_at;
   end if;
@@ -462,9 +465,9 @@ begin
   end if;
   found_at := null;
   for message in
-    select m.position, m.type, m.tokens from chat_history_messages m
-      where m.session_key = of_session and m.in_context and m.position > after and m.position < start
-      order by m.position desc
+    select m.context_position as position, m.type, m.tokens from chat_history_messages m
+      where m.session_key = of_session and m.context_position > after and m.context_position < start
+      order by m.context_position desc
   loop
     spent := spent + message.tokens;
     exit when spent > max_tokens;
@@ -472,17 +475,17 @@ begin
       return message.position;
     end if;
   end loop;
-  select m.position into found_at from chat_history_messages m
-    where m.session_key = of_session and m.in_context and m.type <> 'tool' and m.position > start
-    order by m.position limit 1;
+  select m.context_position into found_at from chat_history_messages m
+    where m.session_key = of_session and m.type <> 'tool' and m.context_position > start
+    order by m.context_position limit 1;
   return found_at;
 end
 $$;
 
 -- What the model should see, as rows. The first has type '' and the header as its data: {"epoch", "revision",
--- "last_position", "system", "fallback"}. Then, where the header says so, the system message that the session begins
+-- "last_position", "system", "fallback", "fallback_alone"}. Then, where the header says so, the system message that the session begins
 -- with, kept in front of a window, and a fallback: the last human message that fits, for a window that would be empty
--- because all in it is tool calls without an answer or too large. Then the messages, in order. Messages of failed
+-- because all in it is tool calls without an answer or too large; alone, where the budget does not hold both. Then the messages, in order. Messages of failed
 -- turns are left out.
 --
 --   after_position, known_revision   what the caller has kept: where the revision is still the one known, only later
@@ -515,7 +518,7 @@ begin
   else
     if coalesce(keep_system, true) then
       select m.* into system from chat_history_messages m
-        where m.session_key = of_session and m.in_context and m.position > after order by m.position limit 1;
+        where m.session_key = of_session and m.context_position > after order by m.context_position limit 1;
       if system.type <> 'system' or system.tokens >= max_tokens then
         system := null;
       end if;
@@ -530,19 +533,20 @@ begin
     end if;
     if start is null or not exists (
       select from chat_history_messages m
-        where m.session_key = of_session and m.in_context and m.type = 'human' and m.position >= start)
+        where m.session_key = of_session and m.type = 'human' and m.context_position >= start)
     then
       select m.* into fallback from chat_history_messages m
-        where m.session_key = of_session and m.in_context and m.type = 'human' and m.position > after
+        where m.session_key = of_session and m.type = 'human' and m.context_position > after
           and m.tokens <= coalesce(max_tokens, m.tokens)
-        order by m.position desc limit 1;
+        order by m.context_position desc limit 1;
     end if;
     start := coalesce(start, session.last_position + 1);
   end if;
   return query select '', json_build_object(
     'epoch', coalesce(session.epoch, 0), 'revision', coalesce(session.revision, 0),
     'last_position', coalesce(session.last_position, 0),
-    'system', (system.position < start), 'fallback', fallback.position is not null);
+    'system', (system.position < start), 'fallback', fallback.position is not null,
+    'fallback_alone', coalesce(system.tokens + fallback.tokens > max_tokens, false));
   if system.position < start then
     return query select system.type, system.data;
   end if;
@@ -550,8 +554,8 @@ begin
     return query select fallback.type, fallback.data;
   end if;
   return query select m.type, m.data from chat_history_messages m
-    where m.session_key = of_session and m.in_context and m.position >= start
-    order by m.position;
+    where m.session_key = of_session and m.context_position >= start
+    order by m.context_position;
 end
 $$;
 
