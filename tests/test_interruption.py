@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gc
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import anyio
@@ -266,8 +266,12 @@ def test_a_save_under_way_is_not_cancelled(database: str, session: str, how: str
 
 
 def test_a_save_that_fails_after_the_cancellation_is_told(database: str, session: str) -> None:
-    told: list[HistoryError] = []
-    with HistoryStore.from_postgres(database, deadline=1, on_error=lambda error, _: told.append(error)) as store:
+    told: list[tuple[HistoryError, list[str]]] = []
+
+    def on_error(error: HistoryError, messages: Sequence[BaseMessage]) -> None:
+        told.append((error, texts(messages)))
+
+    with HistoryStore.from_postgres(database, deadline=1, on_error=on_error) as store:
         store.append(session, [HumanMessage("q"), AIMessage("a")])
 
         async def main() -> None:
@@ -279,5 +283,6 @@ def test_a_save_that_fails_after_the_cancellation_is_told(database: str, session
                     await task
 
         asyncio.run(main())
-        assert [type(error) for error in told] == [Unavailable]
-        assert texts(store.load(session)) == ["q", "a"]
+        ((error, messages),) = told
+        assert isinstance(error, Unavailable)
+        assert messages == ["q", "lost"]
