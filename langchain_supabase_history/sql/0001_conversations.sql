@@ -104,6 +104,7 @@ create table chat_history_turns (
   ordinal bigint not null,
   status text not null default 'completed' check (status in ('running', 'interrupted', 'failed', 'completed')),
   first_position bigint,                          -- of its first message, once it has one
+  question json,                                  -- messages that wait for the turn to end: [{id, type, data, tokens}]
   trace_id text,
   run_id text,
   project text,
@@ -122,6 +123,7 @@ create table chat_history_turns (
   unique (session_key, ordinal),
   foreign key (session_key, user_id) references chat_history_sessions (session_key, user_id) on delete cascade
 );
+create index chat_history_turns_running on chat_history_turns (session_key) where status = 'running';
 
 create table chat_history_feedback (
   session_key uuid not null,
@@ -229,7 +231,8 @@ $$;
 --   ids    row ids, minted by the caller: a second try with the same ids changes nothing and gets the same answer
 --   types, data, tokens   one each per id; tokens may be null (estimated from the payload)
 --   turn   {"id": uuid, "status": ..., "trace_id": ..., ...}, or null: messages that begin with a human one open a
---          turn, others join the session's last
+--          turn, others join the session's last. With "asked": true, the turn's question waits on it since
+--          chat_history_begin and is put in front of the messages here; it need not be sent again
 --   epoch  the session's epoch as the caller knows it; where it has been raised since, new ids are refused, so that
 --          a late replay brings back nothing that was erased
 --   replace  whether the messages take the place of all that there are
@@ -253,6 +256,7 @@ declare
   current_turn chat_history_turns;
   opens boolean := false;
   before json;
+  asked json;
   at timestamptz;
 begin
   ids := coalesce(ids, '{}');
@@ -269,6 +273,24 @@ begin
   session := chat_history_lock(chat_history_owner(chat_history_append.user_id), chat_history_append.session_id);
 
   at := clock_timestamp();
+
+  if (call ->> 'asked')::boolean then
+    select t.question into asked from chat_history_turns t
+      where t.session_key = session.session_key and t.id = (call ->> 'id')::uuid and t.ordinal > session.cleared_turn;
+    if not found then
+      raise exception 'the session was cleared or deleted after the question was asked' using errcode = 'PT409';
+    end if;
+    if asked is not null then
+      select array_agg((q ->> 'id')::uuid order by ord) || ids, array_agg(q ->> 'type' order by ord) || types,
+             array_agg(q -> 'data' order by ord) || data,
+             array_agg((q ->> 'tokens')::integer order by ord) || coalesce(tokens, array_fill(null::integer, array[total]))
+        into ids, types, data, tokens from json_array_elements(asked) with ordinality e (q, ord);
+      update chat_history_turns t set question = null
+        where t.session_key = session.session_key and t.id = (call ->> 'id')::uuid;
+      total := cardinality(ids);
+      added := total;
+    end if;
+  end if;
 
   -- Exactly once. Known ids are looked up after the lock in a statement of its own, which therefore sees what a
   -- first try, still running when this one came, has committed meanwhile.
@@ -571,6 +593,75 @@ language sql stable set search_path from current as $$
       'messages', coalesce(json_agg(json_build_object('type', r.type, 'data', r.data)) filter (where r.type <> ''), '[]'))
     from chat_history_load_rows(session_id, user_id, after_position, known_revision, max_messages, max_turns,
                                 max_tokens, keep_system) r
+$$;
+
+-- Begin a turn: write down its question, and answer what chat_history_load_rows does, all in one. The question waits on
+-- the turn's row, status 'running', until the append that ends the turn puts it in front of the answer; so it is there
+-- even where the application is killed in between. Doing it again with the same turn id changes nothing.
+--
+--   turn  {"id": uuid, "question": [{"id", "type", "data", "tokens"}], "started_at": ..., ...}
+create function chat_history_begin_rows(
+  session_id text, turn json, user_id text default null, max_messages integer default null,
+  max_turns integer default null, max_tokens bigint default null, keep_system boolean default null)
+returns table (type text, data json)
+language plpgsql set search_path from current as $$
+#variable_conflict use_column
+declare
+  call constant json := chat_history_json(turn);
+  session chat_history_sessions;
+  begun chat_history_turns;
+begin
+  if call ->> 'id' is null or json_typeof(call -> 'question') is distinct from 'array' then
+    raise exception 'a turn begins with its id and its question' using errcode = 'PT422';
+  end if;
+  session := chat_history_lock(chat_history_owner(chat_history_begin_rows.user_id), chat_history_begin_rows.session_id);
+  begun := chat_history_put_turn(
+    session, json_build_object('id', call -> 'id', 'status', 'running', 'started_at', call -> 'started_at',
+                               'trace_id', call -> 'trace_id', 'run_id', call -> 'run_id', 'project', call -> 'project'),
+    null);
+  if begun.ordinal > session.last_turn then
+    update chat_history_turns t set question = call -> 'question'
+      where t.session_key = session.session_key and t.id = begun.id;
+    update chat_history_sessions s set last_turn = begun.ordinal, updated_at = clock_timestamp(), deleted_at = null
+      where s.session_key = session.session_key;
+  end if;
+  return query select l.type, l.data from chat_history_load_rows(
+    chat_history_begin_rows.session_id, chat_history_begin_rows.user_id, null, null, max_messages, max_turns, max_tokens,
+    keep_system) l;
+end
+$$;
+
+-- The same as one json value, like chat_history_load.
+create function chat_history_begin(
+  session_id text, turn json, user_id text default null, max_messages integer default null,
+  max_turns integer default null, max_tokens bigint default null, keep_system boolean default null)
+returns json
+language sql set search_path from current as $$
+  select json_build_object(
+      'header', (array_agg(r.data) filter (where r.type = ''))[1],
+      'messages', coalesce(json_agg(json_build_object('type', r.type, 'data', r.data)) filter (where r.type <> ''), '[]'))
+    from chat_history_begin_rows(session_id, turn, user_id, max_messages, max_turns, max_tokens, keep_system) r
+$$;
+
+-- Mark turns that have been running for longer than so many seconds as interrupted. Only their status changes: the
+-- question stays on the turn, and a late answer still completes it. Answers {"interrupted": how many}.
+create function chat_history_interrupt_turns(session_id text, older_than double precision, user_id text default null)
+returns json
+language plpgsql set search_path from current as $$
+#variable_conflict use_column
+declare
+  owner constant text := chat_history_owner(chat_history_interrupt_turns.user_id);
+  of_session constant uuid := chat_history_key(owner, chat_history_interrupt_turns.session_id);
+  marked integer;
+begin
+  perform from chat_history_sessions s where s.session_key = of_session for update;
+  update chat_history_turns t set status = 'interrupted'
+    where t.session_key = of_session and t.status = 'running'
+      and t.created_at <= clock_timestamp() - make_interval(secs => older_than);
+  get diagnostics marked = row_count;
+  update chat_history_sessions s set revision = s.revision + 1 where s.session_key = of_session and marked > 0;
+  return json_build_object('interrupted', marked);
+end
 $$;
 
 -- A page of what is stored, failed turns included: {"items": [{"id", "position", "created_at", "turn_id", "type",
