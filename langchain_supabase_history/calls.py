@@ -40,6 +40,7 @@ SQL_TYPES: Final[dict[str, str]] = {
     "group_by": "text[]",
     "after_turn": "uuid",
     "epoch": "integer",
+    "older_than": "double precision",
     "after": "bigint",
     "after_position": "bigint",
     "known_revision": "bigint",
@@ -50,6 +51,11 @@ SQL_TYPES: Final[dict[str, str]] = {
     "newest_first": "boolean",
     "keep_system": "boolean",
     "replace": "boolean",
+    "idle_for": "interval",
+    "keep_messages": "integer",
+    "dry_run": "boolean",
+    "batch": "integer",
+    "after_session": "uuid",
 }
 
 
@@ -142,8 +148,8 @@ _TURN_COUNTS: Final = ("input_tokens", "output_tokens", "total_tokens")
 _TURN_JSON: Final = ("token_details", "documents", "metadata")
 
 
-def turn_json(turn: Turn) -> Json:
-    """A turn as the database takes it.
+def turn_json(turn: Turn, **more: Any) -> Json:
+    """A turn as the database takes it, with `more` in it.
 
     Raises:
         InvalidMessage: A field cannot be stored.
@@ -175,7 +181,7 @@ def turn_json(turn: Turn) -> Json:
                 sent[name] = codec.encode(value, f"turn.{name}")
             except codec._Unencodable as error:
                 raise InvalidMessage(f"{error.path[:200]} cannot be stored: {error.reason}.") from None
-    return Json(orjson.dumps(sent))
+    return Json(orjson.dumps(sent | more))
 
 
 # --- answers --------------------------------------------------------------------------------------------------------
@@ -201,8 +207,9 @@ def _session(row: dict[str, Any] | None) -> Session | None:
 def _turn(row: dict[str, Any]) -> Turn:
     times = {name: _time(row[name]) for name in ("started_at", "ended_at", "created_at")}
     jsons = {name: codec.decode(row[name]) for name in _TURN_JSON}
-    row = {**row, **times, **jsons, "id": uuid.UUID(row["id"]), "metadata": jsons["metadata"] or {}}
-    return Turn(**_known(Turn, row))
+    question = [codec.decode_or_wrap(part["type"], part["data"]) for part in row["question"] or ()]
+    known = {**times, **jsons, "id": uuid.UUID(row["id"]), "metadata": jsons["metadata"] or {}, "question": question}
+    return Turn(**_known(Turn, row | known))
 
 
 def _stored_message(row: dict[str, Any], message: BaseMessage | None = None) -> StoredMessage:
@@ -249,6 +256,14 @@ class Append:
     lost: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What `begin` was given, encoded and checked."""
+
+    call: Call[Loaded]
+    lost: list[str]
+
+
 def append(
     session_id: str,
     messages: Sequence[BaseMessage],
@@ -260,12 +275,14 @@ def append(
     epoch: int | None = None,
     replay_epoch: int | None = None,
     replace: bool | None = None,
+    asked: bool = False,
     max_message_bytes: int = codec.MAX_MESSAGE_BYTES,
     count_tokens: Callable[[BaseMessage], int] | None = None,
 ) -> Append:
     """`chat_history_append`: see `HistoryStore.append`. `replay_epoch` is sent from the second try on only.
 
-    With `replace`, the messages take the place of all that there are.
+    With `replace`, the messages take the place of all that there are. With `asked`, the turn was begun and its question
+    waits on it.
     """
     if isinstance(messages, (str, BaseMessage)) or not isinstance(messages, Sequence):
         raise InvalidMessage(f"messages must be a list of messages, got {type(messages).__name__}.")
@@ -287,7 +304,9 @@ def append(
 
     def parse(reply: Any) -> list[StoredMessage]:
         stored = {known.id: known for known in (_stored_message(row, _UNREAD) for row in reply["known"])}
-        position, at = reply["first_position"], datetime.fromisoformat(reply["created_at"])
+        # The new ones are the last of all: a question that waited on its turn has come in front of them.
+        position = reply["last_position"] - sum(id not in stored for id in row_ids) + 1
+        at = datetime.fromisoformat(reply["created_at"])
         turn_id = uuid.UUID(reply["turn_id"]) if reply["turn_id"] else uuid.UUID(int=0)
         for id, message in zip(row_ids, messages, strict=True):
             if id in stored:
@@ -305,7 +324,7 @@ def append(
             "types": [message.type for message in encoded],
             "data": [Json(message.data) for message in encoded],
             "tokens": [message.tokens for message in encoded],
-            "turn": None if turn is None else turn_json(turn),
+            "turn": None if turn is None else turn_json(turn, **({"asked": True} if asked else {})),
             "user_id": user_id,
             "epoch": epoch,
             "replace": replace,
@@ -336,6 +355,29 @@ def load(
         args |= {"max_messages": window.messages, "max_turns": window.turns, "max_tokens": window.tokens,
                  "keep_system": window.keep_system}  # fmt: skip
     return Call("chat_history_load", args, _parse_load, _parse_load_rows)
+
+
+def begin(
+    session_id: str,
+    question: Sequence[BaseMessage],
+    turn: Turn,
+    *,
+    user_id: str | None = None,
+    window: Window | None = None,
+    max_message_bytes: int = codec.MAX_MESSAGE_BYTES,
+    count_tokens: Callable[[BaseMessage], int] | None = None,
+) -> Begun:
+    """`chat_history_begin`: load a session, and leave the question with the turn until its answer is appended."""
+    encoded = [codec.encode_message(m, f"input[{n}]", max_message_bytes, count_tokens) for n, m in enumerate(question)]
+    waiting = [
+        {"id": str(id), "type": message.type, "data": orjson.Fragment(message.data), "tokens": message.tokens}
+        for id, message in zip(message_ids(len(encoded)), encoded, strict=True)
+    ]
+    loading = load(session_id, user_id=user_id, window=window)
+    args = {name: value for name, value in loading.args.items() if name not in ("after_position", "known_revision")}
+    args["turn"] = turn_json(turn, question=waiting)
+    lost = [f"input[{n}].artifact: {m.lost}" for n, m in enumerate(encoded) if m.lost]
+    return Begun(Call("chat_history_begin", args, _parse_load, _parse_load_rows), lost)
 
 
 def _listing(
@@ -388,6 +430,16 @@ def _cleared(reply: Any) -> int:
 
 def _deleted(reply: Any) -> bool:
     return bool(reply["deleted"])
+
+
+def interrupt_turns(session_id: str, older_than: float, *, user_id: str | None = None) -> Call[int]:
+    """`chat_history_interrupt_turns`: see `HistoryStore.interrupt_turns`."""
+    args = {
+        "session_id": check_id(session_id),
+        "older_than": check_number(older_than, "older_than", 0),
+        "user_id": user_id,
+    }
+    return Call("chat_history_interrupt_turns", args, lambda reply: int(reply["interrupted"]))
 
 
 get_session = _of_session("chat_history_get_session", _session)

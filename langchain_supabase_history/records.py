@@ -68,6 +68,7 @@ class Turn:
         token_details: Cache and reasoning tokens, where the provider gives them.
         documents: What retrievers returned; see `audit.py` for this, `token_details` and `metadata`.
         total_cost: US dollars, as LangSmith has reckoned it; never an estimate of ours.
+        question: Of a turn that has begun and not ended: what was asked. Later it is among the messages.
         ordinal: Its place among the session's turns; set by the database.
     """
 
@@ -89,6 +90,7 @@ class Turn:
     ordinal: int | None = None
     created_at: datetime | None = None
     total_cost: float | None = None
+    question: list[BaseMessage] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,25 @@ class Usage:
     user_id: str | None = None
     model: str | None = None
     day: date | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """How much `prune` or `delete_user` removed, or would remove.
+
+    Attributes:
+        sessions: Deleted; a tombstone without content stays of each.
+        trimmed: Sessions that lost their oldest messages only.
+        messages: Rows removed; so for `turns` and `feedback`. Hidden ones count, which no other number shows.
+        dry_run: Whether this only tells what would be removed.
+    """
+
+    sessions: int
+    trimmed: int
+    messages: int
+    turns: int
+    feedback: int
+    dry_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """`with_history`: memory around a runnable, for `invoke`, `stream`, `batch` and their async forms.
 
-A turn is one load before the runnable and one append after it. What LangChain's wrapper leaves out is done here: a turn
-that cannot be saved raises, with its output; a turn that fails or is cut short is recorded, with its question.
+A turn is one call before the runnable, which loads the conversation and leaves the question with the turn, and one append
+after it. What LangChain's wrapper leaves out is done here: a turn that cannot be saved raises, with its output; a turn
+that fails, is cut short, or is killed with its process is recorded, with its question.
 """
 
 from __future__ import annotations
@@ -238,8 +239,10 @@ class _Turn:
         child.add_handler(self.progress.audit)
         return patch_config(config, callbacks=child)
 
-    def load(self) -> Any:
-        return self.store._load(self.session_id)
+    def load(self) -> Call[Loaded]:
+        """The conversation so far; in the same round trip the question is left with the turn, should this be killed."""
+        assert self.progress is not None
+        return self.store._begin(self.session_id, self.question, self.progress.turn([], "running"))
 
     def given(self, input: Any, loaded: Loaded) -> Any:
         """What the runnable is given: its input, with the conversation so far."""
@@ -310,8 +313,9 @@ class _Turn:
     def _append(self, status: Status, error: str | None = None) -> Call[Any]:
         assert self.progress is not None
         self.progress.note_trace(self.session_id)
+        answer = self.messages[len(self.question) :]
         call = self.store._append(
-            self.session_id, self.messages, ids=message_ids(len(self.messages)),
+            self.session_id, answer, ids=message_ids(len(answer)), asked=True,
             turn=self.progress.turn(self.messages, status, error), replay_epoch=self.epoch,
         )  # fmt: skip
         assert call is not None

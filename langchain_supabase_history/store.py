@@ -20,6 +20,7 @@ from .insights import Insights
 from .langsmith import LangSmith
 from .messages import MAX_MESSAGE_BYTES
 from .records import Loaded, Page, Session, StoredMessage, Turn, Window
+from .retention import Retention
 
 if TYPE_CHECKING:
     from langchain_core.runnables import Runnable
@@ -35,7 +36,7 @@ T = TypeVar("T")
 OnError = Callable[[HistoryError, Sequence[BaseMessage]], None]
 
 
-class HistoryStore(Insights):
+class HistoryStore(Insights, Retention):
     """Durable conversations on Supabase, or any PostgreSQL 15 to 18.
 
     Made by `from_env`, `from_supabase`, `from_client`, `from_postgres` or `local`. Safe to share between threads and
@@ -250,8 +251,7 @@ class HistoryStore(Insights):
             session_id, messages, user_id=self._user_id, max_message_bytes=self._max_message_bytes,
             count_tokens=self._count_tokens, **options,
         )  # fmt: skip
-        for lost in built.lost:
-            self._report(InvalidMessage(f"{lost}; a marker is stored in its place.", advice=""), messages)
+        self._report_lost(built.lost, messages)
         return built.call if messages or options.get("turn") or options.get("replace") else None
 
     def load(self, session_id: str, window: Window | None = None) -> list[BaseMessage]:
@@ -270,6 +270,14 @@ class HistoryStore(Insights):
 
     def _load(self, session_id: str, window: Window | None = None) -> calls.Call[Loaded]:
         return calls.load(session_id, user_id=self._user_id, window=self._window if window is None else window)
+
+    def _begin(self, session_id: str, question: Sequence[BaseMessage], turn: Turn) -> calls.Call[Loaded]:
+        built = calls.begin(
+            session_id, question, turn, user_id=self._user_id, window=self._window,
+            max_message_bytes=self._max_message_bytes, count_tokens=self._count_tokens,
+        )  # fmt: skip
+        self._report_lost(built.lost, question)
+        return built.call
 
     def messages(
         self, session_id: str, *, limit: int = 100, cursor: str | None = None, newest_first: bool = False
@@ -304,6 +312,17 @@ class HistoryStore(Insights):
     def _list(self, build: Callable[..., calls.Call[T]], session_id: str, *page: Any) -> calls.Call[T]:
         limit, cursor, newest_first = page
         return build(session_id, user_id=self._user_id, limit=limit, cursor=cursor, newest_first=newest_first)
+
+    def interrupt_turns(self, session_id: str, *, older_than: float) -> int:
+        """Mark turns whose process was lost, those running for longer than so many seconds, as interrupted; count them.
+
+        Only their status changes: the question stays on the turn, and a late answer still completes it.
+        """
+        return self._do(calls.interrupt_turns(session_id, older_than, user_id=self._user_id))
+
+    async def ainterrupt_turns(self, session_id: str, *, older_than: float) -> int:
+        """Async version of interrupt_turns."""
+        return await self._ado(calls.interrupt_turns(session_id, older_than, user_id=self._user_id))
 
     def clear(self, session_id: str) -> int:
         """Hide all messages and turns of a session, and tell how many messages these were."""
@@ -375,6 +394,10 @@ class HistoryStore(Insights):
 
     async def _ado(self, call: calls.Call[T]) -> T:
         return await self._driver.aexecute(call, self._identity)
+
+    def _report_lost(self, lost: Sequence[str], messages: Sequence[BaseMessage]) -> None:
+        for artifact in lost:
+            self._report(InvalidMessage(f"{artifact}; a marker is stored in its place.", advice=""), messages)
 
     def _report(self, error: HistoryError, messages: Sequence[BaseMessage]) -> None:
         """Tell of an error that no caller will see."""

@@ -100,6 +100,7 @@ def test_200_event_loops_one_after_the_other(shared_database: str, session: str)
         await asyncio.gather(*(store.aload(session) for _ in range(8)), store.aappend(session, QA))
 
     name = f"loops_{uuid.uuid4().hex[:8]}"
+    before = {t for t in threading.enumerate() if t.name == "langchain-supabase-history"}
     with HistoryStore.from_postgres(f"{shared_database}?application_name={name}", pool_size=4) as store:
         for _ in range(200):
             asyncio.run(several(store))
@@ -108,7 +109,7 @@ def test_200_event_loops_one_after_the_other(shared_database: str, session: str)
         assert row is not None
         assert 1 <= row[0] <= 4
         assert len(store.load(session)) == 400
-    assert not [t for t in threading.enumerate() if t.name == "langchain-supabase-history"]
+    assert {t for t in threading.enumerate() if t.name == "langchain-supabase-history"} <= before
 
 
 def test_one_store_serves_many_threads(store: HistoryStore, session: str) -> None:

@@ -6,13 +6,14 @@ import ipaddress
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any, ClassVar, Final, TypeVar
 
 import psycopg
 import psycopg_pool
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
 
 from ..calls import SQL_TYPES, Call, Json
 from ..errors import (
@@ -36,11 +37,18 @@ _BECOME: Final = """select set_config('request.jwt.claims', %s, true),
   set_config('idle_in_transaction_session_timeout', '15s', true), set_config('role', 'authenticated', true)"""
 
 
+_CANCEL_SECONDS: Final = 1.0
+
+
 class _Care:
     """A connection that gives up at the deadline of the operation that uses it, and knows when it was opened."""
 
     deadline: float | None = None
     opened_at: float = 0.0
+
+    def is_busy(self) -> bool:
+        """Whether a statement still runs: closed alone, it would wait on for its locks and write when nobody asks."""
+        return bool(self.pgconn.transaction_status == TransactionStatus.ACTIVE)  # type: ignore[attr-defined]
 
     def seconds_left(self) -> float | None:
         return None if self.deadline is None else max(self.deadline - time.monotonic(), 0.001)
@@ -140,6 +148,10 @@ class PsycopgDriver(Driver):
                 return _answer(call, self._run(conn, query, params, claims))
             finally:
                 conn.deadline = None
+                if conn.is_busy():
+                    with suppress(psycopg.Error):
+                        conn.cancel_safe(timeout=_CANCEL_SECONDS)
+                    conn.close()
                 pool.putconn(conn)
         except psycopg.Error as error:
             if (lost := self._lost(conn)) and pool is not None:
@@ -203,6 +215,10 @@ class PsycopgDriver(Driver):
                 return _answer(call, await self._arun(conn, query, params, claims))
             finally:
                 conn.deadline = None
+                if conn.is_busy():
+                    with suppress(psycopg.Error):
+                        await conn.cancel_safe(timeout=_CANCEL_SECONDS)
+                    await conn.close()
                 await pool.putconn(conn)
         except psycopg.Error as error:
             if (lost := self._lost(conn)) and pool is not None:

@@ -176,7 +176,7 @@ begin
   select s.* into session from chat_history_sessions s where s.session_key = of_session for update;
   if not found then
     insert into chat_history_sessions (session_key, user_id, session_id) values (of_session, owner, name)
-      on conflict (session_key) do nothing;
+      on conflict do nothing;  -- on either of its two keys
     select s.* into strict session from chat_history_sessions s where s.session_key = of_session for update;
   end if;
   return session;
