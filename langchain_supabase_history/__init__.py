@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .records import (
         Feedback as Feedback,
         Page as Page,
+        Pruned as Pruned,
         Session as Session,
         StoredMessage as StoredMessage,
         Turn as Turn,
@@ -45,7 +46,7 @@ _MODULES = {
     "NotInstalled NotSaved StatementTimeout StoreClosed Unavailable",
     "history": "SupabaseChatMessageHistory",
     "migrations": "migrate",
-    "records": "Feedback Page Session StoredMessage Turn Usage Window",
+    "records": "Feedback Page Pruned Session StoredMessage Turn Usage Window",
     "runnable": "RunnableWithHistory",
     "store": "HistoryStore",
 }

@@ -69,5 +69,23 @@ def demo(path: Path | None) -> None:
     sys.exit(run(path))
 
 
+@main.command()
+@click.option("--idle", type=click.FloatRange(0, min_open=True), metavar="DAYS",
+              help="Delete sessions without a write for so many days.")  # fmt: skip
+@click.option("--keep", "keep_messages", type=click.IntRange(1), metavar="N",
+              help="Remove all but the newest N messages of each session, in whole turns.")  # fmt: skip
+@click.option("--user", "user_id", help="Of one user's sessions.")
+@click.option("--yes", is_flag=True, help="Remove it; without this, only count.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def prune(idle: float | None, keep_messages: int | None, user_id: str | None, yes: bool, as_json: bool) -> None:
+    """Remove for good what need not be kept: what was cleared, idle sessions, and messages beyond the newest.
+
+    Sessions that are in use are passed over. Deleted ones leave a tombstone without content.
+    """
+    from .retention import run_prune
+
+    run_prune(idle, keep_messages, user_id, yes, as_json)
+
+
 if os.environ.get("COLUMNS") is None and not sys.stdout.isatty():
     os.environ["COLUMNS"] = "120"  # output that is piped is not folded
