@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 import click
 
@@ -67,6 +69,80 @@ def demo(path: Path | None) -> None:
     from .demo import run
 
     sys.exit(run(path))
+
+
+_SINCE = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
+
+
+def _utc(at: datetime | None) -> datetime | None:
+    return None if at is None else at.replace(tzinfo=UTC)
+
+
+@main.command()
+@click.option("--session", "session_id", help="Of one session.")
+@click.option("--user", "user_id", help="Of one user's sessions.")
+@click.option("--since", type=_SINCE, help="From this day (or time) on, in UTC.")
+@click.option("--until", type=_SINCE, help="Up to, but without, this day (or time), in UTC.")
+@click.option("--by", "group_by", multiple=True, type=click.Choice(["session", "user", "model", "day"]),
+              help="Group by; may be given several times.")  # fmt: skip
+@click.option("--with-langsmith", is_flag=True, help="First ask LangSmith for the costs that are not known yet.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def usage(
+    session_id: str | None, user_id: str | None, since: datetime | None, until: datetime | None,
+    group_by: tuple[str, ...], with_langsmith: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Tell how many turns and tokens were used, and what LangSmith reckons they cost.
+
+    Unknown is shown as "-" (null in JSON), never as 0.
+    """
+    from .langsmith_cli import show_usage
+
+    show_usage({"session_id": session_id, "user_id": user_id, "since": _utc(since), "until": _utc(until)},
+               group_by, with_langsmith, as_json)  # fmt: skip
+
+
+@main.group("import", cls=_Group)
+def import_() -> None:
+    """Bring conversations in from elsewhere."""
+
+
+@import_.command("langsmith")
+@click.option("--project", required=True, help="The LangSmith project's name.")
+@click.option("--since", required=True, type=_SINCE, help="Runs from this day (or time) on, in UTC.")
+@click.option("--dry-run", is_flag=True, help="Tell what would be restored, and write nothing.")
+def import_langsmith(project: str, since: datetime, dry_run: bool) -> None:
+    """Restore conversations from the root runs of a LangSmith project, with tokens, costs and feedback.
+
+    May be run again at any time: it goes on where it was, and restores nothing twice. LangSmith is named by the
+    environment: LANGSMITH_API_KEY, and LANGSMITH_ENDPOINT where it is not the US cloud.
+    """
+    from .langsmith_cli import restore
+
+    restore(project, since.replace(tzinfo=UTC), dry_run)
+
+
+@main.group(cls=_Group)
+def export() -> None:
+    """Write out what is stored."""
+
+
+@export.command("traces")
+@click.option("--project", required=True, help="The LangSmith project's name.")
+@click.option(
+    "--since", type=_SINCE, default="1970-01-01", help="Runs from this day (or time) on, in UTC; default: all."
+)
+@click.option("--until", type=_SINCE, help="Up to this day (or time), in UTC.")
+@click.option("--format", "format", type=click.Choice(["csv", "json", "jsonl"]), default="csv", show_default=True)
+@click.option(
+    "--output", type=click.File("w", encoding="utf-8", atomic=True), default="-", help="File; default: standard output."
+)
+def export_traces(project: str, since: datetime, until: datetime | None, format: str, output: IO[str]) -> None:
+    """Write the root runs of a LangSmith project as a table: session, user, times, tokens, cost, feedback."""
+    from .langsmith import LangSmith
+    from .langsmith_export import rows, write
+
+    count = write(rows(LangSmith(), project, since.replace(tzinfo=UTC), _utc(until)), format, output)
+    click.echo(f"{count} runs", err=True)
 
 
 @main.command()
