@@ -293,8 +293,9 @@ def append(
         ids = message_ids(len(messages), idempotency_key)
     elif isinstance(ids, str) or len(ids) != len(messages):
         raise InvalidMessage("ids must have one UUID for each message.")
+    named = "output" if asked else "messages"
     encoded = [
-        codec.encode_message(message, f"messages[{n}]", max_message_bytes, count_tokens)
+        codec.encode_message(message, f"{named}[{n}]", max_message_bytes, count_tokens)
         for n, message in enumerate(messages)
     ]
     if epoch is not None:
@@ -332,7 +333,7 @@ def append(
         parse,
         replay_args={} if replay_epoch is None else {"epoch": replay_epoch},
     )
-    lost = [f"messages[{n}].artifact: {m.lost}" for n, m in enumerate(encoded) if m.lost]
+    lost = [f"{named}[{n}].artifact: {m.lost}" for n, m in enumerate(encoded) if m.lost]
     return Append(call, lost)
 
 

@@ -198,14 +198,7 @@ def test_a_client_that_disconnects(store: HistoryStore, session: str, spec_versi
     assert len(store.turns(session)) == 1
 
 
-# --- cancelled while it is being saved: the session is locked by another transaction until then
-
-
-@contextlib.contextmanager
-def locked(database: str, session: str) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(database) as conn:
-        conn.execute("select from chat_history_sessions where session_id = %s for update", [session])
-        yield conn
+# --- cancelled while it is being saved: the session is locked by another transaction, once the model has answered
 
 
 async def saving(database: str) -> None:
@@ -222,8 +215,9 @@ async def saving(database: str) -> None:
     raise AssertionError("nothing waits")
 
 
-def answer_of(text: str) -> Runnable[Any, Any]:
+def answer_and_lock(text: str, conn: psycopg.Connection[Any], session: str) -> Runnable[Any, Any]:
     async def answer(messages: list[BaseMessage]) -> str:
+        conn.execute("select from chat_history_sessions where session_id = %s for update", [session])
         return text
 
     return RunnableLambda(answer)
@@ -234,7 +228,8 @@ def answer_of(text: str) -> Runnable[Any, Any]:
 def test_a_save_under_way_is_not_cancelled(database: str, session: str, how: str, mode: str) -> None:
     with HistoryStore.from_postgres(database) as store:
         store.append(session, [HumanMessage("q"), AIMessage("a")])
-        chain = store.with_history(answer_of("whole"))
+        conn = psycopg.connect(database)
+        chain = store.with_history(answer_and_lock("whole", conn, session))
 
         async def turn() -> None:
             config = config_of(session)
@@ -258,7 +253,7 @@ def test_a_save_under_way_is_not_cancelled(database: str, session: str, how: str
             with pytest.raises(asyncio.CancelledError):
                 await task
 
-        with locked(database, session) as conn:
+        with conn:
             release = threading.Timer(0.3, conn.rollback)
             asyncio.run(main(release))
             release.join()
@@ -275,8 +270,9 @@ def test_a_save_that_fails_after_the_cancellation_is_told(database: str, session
         store.append(session, [HumanMessage("q"), AIMessage("a")])
 
         async def main() -> None:
-            with locked(database, session):
-                task = asyncio.ensure_future(store.with_history(answer_of("lost")).ainvoke("q", config_of(session)))
+            with psycopg.connect(database) as conn:
+                chain = store.with_history(answer_and_lock("lost", conn, session))
+                task = asyncio.ensure_future(chain.ainvoke("q", config_of(session)))
                 await saving(database)
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):

@@ -83,7 +83,7 @@ def test_a_turn_is_two_calls_and_one_root_run(
     monkeypatch.setattr(store._driver, "_atry", lambda call, *args: called.append(call.function) or twin(call, *args))
     chain = store.with_history(PROMPT | Echo(), **IN["keys"])
     run(chain, mode, {"input": "q"}, {**config_of(session), "callbacks": [tracer]})
-    assert called == ["chat_history_load", "chat_history_append"]
+    assert called == ["chat_history_begin", "chat_history_append"]
     (root,) = tracer.roots
     assert (root.name, root.error) == ("RunnableWithHistory", None)
     assert len(root.child_runs) == 1
@@ -320,7 +320,7 @@ def test_a_conversation_that_cannot_be_loaded_is_the_error(session: str, mode: s
 @modes
 def test_an_answer_that_cannot_be_stored(store: HistoryStore, session: str, mode: str) -> None:
     bad = AIMessage("answer", additional_kwargs={"bad": object()})
-    with pytest.raises(NotSaved, match=r"messages\[1\].*additional_kwargs\.bad") as caught:
+    with pytest.raises(NotSaved, match=r"output\[0\].*additional_kwargs\.bad") as caught:
         run(store.with_history(RunnableLambda(lambda _: bad)), mode, "q", config_of(session))
     assert caught.value.output is bad
     assert store.load(session) == []
