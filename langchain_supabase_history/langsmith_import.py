@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, convert_to_messages, messages_from_dict
 
 from .audit import usage_fields
-from .errors import Conflict, InvalidInput
+from .errors import Conflict, InvalidInput, NotFound
 from .insights import add_feedback, set_costs
 from .records import Status, Turn
 
@@ -292,7 +293,10 @@ class _Session:
         self.restore, self.report, self.store, self.session_id = restore, restore.report, store, session_id
         self.said = Said()
         self.turns: dict[str, Turn] = {}  # by the run that they are
+        self.cleared = False
         self.counted = False
+        with suppress(NotFound):
+            self.cleared = store.session(session_id).epoch > 0
         for turn in _pages(store.turns, session_id):
             if turn.run_id:
                 self.turns[turn.run_id] = turn
@@ -324,6 +328,8 @@ class _Session:
         if known is not None and known.status == _STATUS.get(run.status or "", "completed"):
             self._cost(known, run)
             return known
+        if known is None and self.cleared:
+            raise Conflict("The session was cleared; what it held before does not come back.")
         said = self.said
         if known is not None:  # restored while it was running: what it said so far is not said before it
             said = Said()

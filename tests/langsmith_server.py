@@ -117,7 +117,7 @@ class LangSmithServer:
             return 409, {"detail": "Feedback exists"}
         if not body.get("session_id"):
             return 422, {"detail": "session_id is required"}
-        self.feedback[body["id"]] = body
+        self.feedback[body["id"]] = {"trace_id": body["run_id"], "created_at": now(), "modified_at": now(), **body}
         return 200, body
 
     def run_url(self, run_id: str, query: dict[str, list[str]]) -> tuple[int, Any]:
