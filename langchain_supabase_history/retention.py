@@ -227,6 +227,7 @@ def _in_words(total: Pruned) -> str:
         return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
     return ", ".join([
-        some(total.sessions, "session"), f"{some(total.messages, 'message')} ({some(total.trimmed, 'session')} trimmed)",
+        some(total.sessions, "session"),
+        f"{some(total.messages, 'message')} ({some(total.trimmed, 'session')} trimmed)",
         some(total.turns, "turn"), f"{total.feedback:,} of feedback",
     ])  # fmt: skip

@@ -1,0 +1,333 @@
+"""A matrix of attacks: who tries what on whose rows. Every cell is tried for real and judged as the tables' owner.
+
+A cell leaks when its answer holds a victim's content, when anything of a victim's has changed after it, or when a call
+that names another user is not refused with 42501.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import psycopg
+from langchain_core.messages import AIMessage, HumanMessage
+
+from langchain_supabase_history import HistoryStore, Turn
+from langchain_supabase_history.insights import add_feedback
+
+NAME = "a name that both of them use"
+# What an attack must never be answered, for then it was none: the statement or its arguments could not be read.
+MALFORMED = {"42601", "42883", "42703", "42P18", "42804", "42846", "22P02", "PGRST202", "PGRST204", "PGRST205"}
+
+
+@dataclass(frozen=True)
+class Victim:
+    """Whose rows must not be seen or changed, with all that an attacker might know of them. '' is the application."""
+
+    user_id: str
+    marker: str
+    key: str
+    message_id: str
+    turn_id: str
+    row: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One attack, as it is made on either transport. `refused` is the code that the answer must have."""
+
+    name: str
+    sql: str
+    params: tuple[Any, ...] = ()
+    method: str = ""
+    path: str = ""
+    body: Any = None
+    prefer: str = "return=representation"
+    refused: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    ok: bool
+    code: str | None
+    text: str
+
+
+@dataclass
+class OverApi:
+    """An attacker with a key and perhaps a token, over the Data API."""
+
+    name: str
+    url: str
+    headers: dict[str, str]
+    client: httpx.Client
+
+    def try_(self, request: Request) -> Outcome | None:
+        if not request.method:
+            return None
+        reply = self.client.request(
+            request.method, f"{self.url}/rest/v1/{request.path}", json=request.body,
+            headers={**self.headers, "Prefer": request.prefer},
+        )  # fmt: skip
+        body = reply.json() if reply.text.startswith("{") else {}
+        return Outcome(reply.is_success, body.get("code", str(reply.status_code)), reply.text)
+
+
+@dataclass
+class OverSql:
+    """An attacker on a connection of the owner's that has taken a role and claims, as every call of `as_user` does."""
+
+    name: str
+    conn: psycopg.Connection[Any]
+    role: str
+    claims: dict[str, Any] | None
+
+    def try_(self, request: Request) -> Outcome | None:
+        try:
+            with self.conn.transaction():
+                claims = "" if self.claims is None else json.dumps(self.claims)
+                self.conn.execute("select set_config('request.jwt.claims', %s, true)", [claims])
+                self.conn.execute("set local statement_timeout = '20s'")
+                self.conn.execute(f"set local role {self.role}".encode())
+                cursor = self.conn.execute(request.sql.encode(), request.params)
+                rows = cursor.fetchall() if cursor.description else []
+            return Outcome(True, None, str(rows))
+        except psycopg.Error as error:
+            return Outcome(False, error.sqlstate, str(error))
+
+
+class Matrix:
+    """Tries cells on one database and keeps count. `leaks` names the cells that leaked."""
+
+    def __init__(self, owner: psycopg.Connection[Any], victims: dict[str, Victim]) -> None:
+        self.owner = owner
+        self.victims = victims
+        self.cells = 0
+        self.leaks: list[str] = []
+        self.malformed: list[str] = []
+        self._before = self.snapshot()
+
+    def snapshot(self) -> list[str]:
+        """All that is the victims' or lies in their sessions, with the transactions that wrote it."""
+        ids, keys = [v.user_id for v in self.victims.values()], [v.key for v in self.victims.values()]
+        return [
+            str(self.owner.execute(
+                f"select t::text, t.xmin::text from {table} t where user_id = any(%s) or session_key = any(%s::uuid[]) "
+                "order by 1".encode(), [ids, keys],
+            ).fetchall())
+            for table in self.tables("r") if table != "chat_history_migrations"
+        ]  # fmt: skip
+
+    def tables(self, kinds: str = "rv") -> list[str]:
+        query = "select relname from pg_class where relname like 'chat\\_history\\_%%' and relkind = any(%s) order by 1"
+        return [name for (name,) in self.owner.execute(query, [list(kinds)])]
+
+    def attack(self, who: OverApi | OverSql, request: Request, *, must_fail: bool = False) -> None:
+        outcome = who.try_(request)
+        if outcome is None:
+            return
+        self.cells += 1
+        why = []
+        if any(victim.marker in outcome.text for victim in self.victims.values()):
+            why.append("was answered a victim's content")
+        if outcome.ok and must_fail:
+            why.append("was not refused")
+        if request.refused is not None and outcome.code != request.refused:
+            why.append(f"was answered {outcome.code} instead of {request.refused}: {outcome.text[:200]}")
+        if outcome.code in MALFORMED:
+            self.malformed.append(f"{request.name}: {outcome.text[:200]}")
+        now = self.snapshot()
+        if now != self._before:
+            why.append("changed a victim's rows")
+            self._before = now
+        self.leaks += [f"{who.name}: {request.name}: {reason}" for reason in why]
+
+    def sees(self, who: OverApi | OverSql, request: Request) -> set[str]:
+        """Whose content an answer holds: the positive control."""
+        outcome = who.try_(request)
+        assert outcome is not None
+        assert outcome.ok, outcome
+        return {name for name, victim in self.victims.items() if victim.marker in outcome.text}
+
+
+def plant(store: HistoryStore, conninfo: str, user_id: str, name: str = NAME) -> Victim:
+    """A session with a turn, one that runs, messages, feedback, title and metadata, all with a marker in them."""
+    marker = f"SECRET-{uuid.uuid4()}"
+    view = store.for_user(user_id) if user_id else store
+    turn = Turn(uuid.uuid4(), model=marker, error=marker, documents=[{"id": marker}], metadata={"a": marker},
+                trace_id=marker, project="p")  # fmt: skip
+    stored = view.append(name, [HumanMessage(marker), AIMessage(marker)], turn=turn)
+    view._do(add_feedback(name, stored[0], "helpful", score=1, comment=marker, value=marker, user_id=user_id or None))
+    with psycopg.connect(conninfo, autocommit=True) as conn:
+        row = conn.execute(
+            "update chat_history_sessions s set title = %s, metadata = json_build_object('a', %s::text) "
+            "where user_id = %s and session_id = %s returning session_key::text, to_json(s)",
+            [marker, marker, user_id, name],
+        ).fetchone()
+    assert row is not None
+    known = {**row[1], "title": None, "metadata": None}  # an attacker may know all of a row but its content
+    return Victim(user_id, marker, row[0], str(stored[0].id), str(turn.id), known)
+
+
+# --- attacks on tables
+
+VIEWS = ("_usage", "_summary")
+
+
+def on_table(table: str, columns: list[str], victim: Victim, own: Victim) -> Iterator[Request]:
+    """Everything that may be tried on a table or view."""
+    theirs = f"{table}?user_id=eq.{victim.user_id}" if "user_id" in columns else table
+    where = "where user_id = %s" if "user_id" in columns else "where %s::text is not null"
+    who = (victim.user_id,)
+    yield Request(f"select all of {table}", f"select * from {table}", (), "GET", table)
+    yield Request(f"select theirs of {table}", f"select * from {table} {where}", who, "GET", theirs)
+    yield Request(f"select theirs of {table} for update", f"select * from {table} {where} for update", who)
+    yield Request(f"copy {table}", f"select t::text from {table} t {where}", who, "GET", f"{table}?select=*&limit=9")
+    yield Request(f"delete theirs from {table}", f"delete from {table} {where} returning *", who, "DELETE", theirs)
+    if not table.endswith(VIEWS):
+        yield Request(f"truncate {table}", f"truncate {table} cascade", refused="42501")
+    if "user_id" not in columns:
+        yield Request(f"insert into {table}", f"insert into {table} default values")
+        yield Request(f"update {table}", f"update {table} set version = 9", (), "PATCH", f"{table}?version=gt.0",
+                      {"version": 9})  # fmt: skip
+        return
+    if "session_key" not in columns:
+        return
+    # Rows slipped in: under another's name, or into another's session under one's own.
+    for label, user_id in (("as them", victim.user_id), ("as oneself", own.user_id)):
+        row = {**ROWS[table](victim), "session_key": victim.key, "user_id": user_id}
+        names, marks = ", ".join(row), ", ".join(["%s"] * len(row))
+        values = tuple(json.dumps(v) if isinstance(v, dict) else v for v in row.values())
+        insert = f"insert into {table} ({names}) values ({marks})"
+        yield Request(f"insert {label} into {table}", insert, values, "POST", table, row)
+        conflict = "session_key" if table == "chat_history_sessions" else "session_key, " + KEYS[table]
+        yield Request(f"upsert {label} into {table}",
+                      f"{insert} on conflict ({conflict}) do update set user_id = excluded.user_id returning *", values,
+                      "POST", f"{table}?on_conflict={conflict.replace(' ', '')}", row,
+                      "resolution=merge-duplicates,return=representation")  # fmt: skip
+        yield Request(f"insert {label} into {table}, ignoring conflicts", f"{insert} on conflict do nothing", values,
+                      "POST", table, row, "resolution=ignore-duplicates,return=representation")  # fmt: skip
+    # Their rows taken, and one's own given away or moved into their session.
+    changes = {
+        "take theirs": (victim.user_id, {"user_id": own.user_id}),
+        "move theirs here": (victim.user_id, {"user_id": own.user_id, "session_key": own.key}),
+        "touch theirs": (victim.user_id, {"created_at": "2000-01-01T00:00:00Z"}),
+        "give mine away": (own.user_id, {"user_id": victim.user_id}),
+        "move mine there": (own.user_id, {"session_key": victim.key}),
+        "move and give": (own.user_id, {"session_key": victim.key, "user_id": victim.user_id}),
+    }
+    for label, (of_user, change) in changes.items():
+        sets = ", ".join(f"{name} = %s" for name in change)
+        yield Request(f"{label} in {table}", f"update {table} set {sets} where user_id = %s returning *",
+                      (*change.values(), of_user), "PATCH", f"{table}?user_id=eq.{of_user}", change)  # fmt: skip
+    yield Request(f"touch all of {table}", f"update {table} set created_at = created_at", (), "PATCH",
+                  f"{table}?created_at=gt.2000-01-01", {"user_id": own.user_id})  # fmt: skip
+
+
+ROWS: dict[str, Any] = {
+    "chat_history_sessions": lambda v: {"session_id": NAME, "title": "squatted"},
+    "chat_history_messages": lambda v: {"position": 1, "id": str(uuid.uuid4()), "turn_id": v.turn_id, "type": "human",
+                                        "data": {"content": "slipped in"}, "tokens": 1},
+    "chat_history_turns": lambda v: {"id": v.turn_id, "ordinal": 99, "status": "completed"},
+    "chat_history_feedback": lambda v: {"id": str(uuid.uuid4()), "turn_id": v.turn_id, "key": "helpful", "score": 0,
+                                        "ordinal": 99},
+}  # fmt: skip
+KEYS = {"chat_history_messages": "position", "chat_history_turns": "id", "chat_history_feedback": "id"}
+
+
+# --- attacks on functions
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function of ours, as the catalogue describes it."""
+
+    name: str
+    arguments: tuple[tuple[str, str], ...]
+
+    @property
+    def names_a_user(self) -> bool:
+        # A session's key may be computed by anybody: it is a hash of what they know already.
+        return self.name != "chat_history_key" and any(name == "user_id" for name, _ in self.arguments)
+
+
+def functions(conn: psycopg.Connection[Any]) -> list[Function]:
+    rows = conn.execute(
+        "select p.proname, array("
+        "select coalesce(p.proargnames[n], '') || ':' || format_type(p.proargtypes[n - 1], null) "
+        "from generate_series(1, p.pronargs) n) from pg_proc p "
+        "where p.proname like 'chat\\_history%' and p.prorettype <> 'trigger'::regtype order by 1"
+    )
+    return [Function(name, tuple(tuple(a.split(":", 1)) for a in arguments)) for name, arguments in rows]  # type: ignore[misc]
+
+
+def on_function(function: Function, victim: Victim, own: Victim, refused: str | None) -> Iterator[Request]:
+    """The function, told to work on another's session: by their name, by one's own, and by their rows."""
+    yield _call(function, "naming them", victim, victim.user_id, victim.row, refused if function.names_a_user else None)
+    if function.names_a_user:
+        yield _call(function, "naming oneself", victim, own.user_id, {**victim.row, "user_id": own.user_id}, None)
+        if function.name != "chat_history_owner":  # it must be told
+            yield _call(function, "naming nobody", victim, None, victim.row, None)
+    else:
+        hidden = {"cleared_position": 99, "cleared_turn": 99, "revision": 99, "title": None}
+        yield _call(function, "of all", victim, own.user_id, {**victim.row, **hidden}, None)
+        yield _call(function, "slipped in", victim, own.user_id, {**victim.row, "user_id": own.user_id}, None)
+
+
+def _call(
+    function: Function, how: str, victim: Victim, user_id: str | None, row: dict[str, Any], refused: str | None
+) -> Request:
+    args = {
+        name: value
+        for name, kind in function.arguments
+        if (value := _value(function.name, name, kind, victim, user_id, row)) is not None
+    }
+    kinds = dict(function.arguments)
+    record = "json_populate_record(null::chat_history_sessions, %s)"
+    marks = ", ".join(
+        f"{name} => {record if kinds[name].endswith('chat_history_sessions') else '%s::' + kinds[name]}"
+        for name in args
+    )
+    params = tuple(
+        json.dumps(v) if isinstance(v, dict) or (isinstance(v, list) and kinds[n] == "json") else
+        [json.dumps(one) for one in v] if kinds[n] == "json[]" else v
+        for n, v in args.items()
+    )  # fmt: skip
+    body = {n: _record(v) if kinds[n].endswith("chat_history_sessions") else v for n, v in args.items()}
+    return Request(f"{function.name} {how}", f"select * from {function.name}({marks})", params, "POST",
+                   f"rpc/{function.name}", body, refused=refused)  # fmt: skip
+
+
+def _record(row: dict[str, Any]) -> str:
+    """A row as PostgreSQL writes it; the server of the tests takes a composite argument in no other form."""
+    return "(" + ",".join("" if v is None else '"' + str(v).replace('"', '""') + '"' for v in row.values()) + ")"
+
+
+def _value(function: str, name: str, kind: str, victim: Victim, user_id: str | None, row: dict[str, Any]) -> Any:
+    if name in ("user_id", "owner"):  # the second: of the functions that others are made of
+        return user_id
+    if kind.endswith("chat_history_sessions"):
+        return row
+    about_turn = {"turn_id": victim.turn_id, "session_id": NAME, "user_id": user_id, "id": str(uuid.uuid4())}
+    by_name = {
+        "of_session": victim.key, "session_id": NAME, "name": NAME, "after_session": None, "dry_run": False,
+        "feedback": {**about_turn, "key": "k", "score": 0, "updated_at": "2026-01-01T00:00:00Z"},
+        "turn": {"id": victim.turn_id, "status": "failed", "question": []}, "costs": [{**about_turn, "total_cost": 1}],
+        "group_by": ["session"], "types": ["human"], "data": [{"content": "slipped in"}], "tokens": [1],
+        "known_revision": None, "after_position": None, "epoch": None, "since": None, "until": None,
+        "after_turn": None, "after": 0, "idle_for": "1 microsecond", "keep_messages": 1, "older_than": 0.0,
+        "status": "failed", "query": "SECRET", "extra_role": "authenticated",
+    }  # fmt: skip
+    if name in by_name:
+        value = by_name[name]
+        return [value] if function == "chat_history_feedback_sent" and name == "feedback" else value
+    defaults: dict[str, Any] = {
+        "uuid": victim.message_id, "uuid[]": [str(uuid.uuid4())], "text": "x", "text[]": ["x"], "boolean": False,
+        "json": {"id": victim.message_id, "session_id": NAME}, "json[]": [{"content": "x"}],
+        "integer": 1, "bigint": 1, "double precision": 1.0, "numeric": 1,
+    }  # fmt: skip
+    return defaults.get(kind)
