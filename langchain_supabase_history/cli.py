@@ -71,6 +71,28 @@ def demo(path: Path | None) -> None:
     sys.exit(run(path))
 
 
+@main.command()
+@click.option("--db-url", help="Connection string.  [env var: SUPABASE_DB_URL]")
+@click.option("--url", help="The project's URL.  [env var: SUPABASE_URL]")
+@click.option("--key", help="The API key.  [env var: SUPABASE_KEY]")
+@click.option("--schema", default="public", show_default=True, help="The schema that the tables are in.")
+@click.option("--deadline", type=click.FloatRange(0.1), default=10, show_default=True, metavar="SECONDS",
+              help="What the application gives one operation.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def doctor(
+    db_url: str | None, url: str | None, key: str | None, schema: str, deadline: float, as_json: bool
+) -> None:  # fmt: skip
+    """Tell what is right and wrong with an installation, and the command that mends each fault.
+
+    Writes, reads and deletes one scratch session. Exits with 1 where there is a fault; warnings do not count.
+    """
+    from .doctor import diagnose, show
+
+    findings = diagnose(db_url=db_url, url=url, key=key, schema=schema, deadline=deadline)
+    show(findings, as_json=as_json)
+    sys.exit(any(finding.status == "fault" for finding in findings))
+
+
 _SINCE = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
 
 

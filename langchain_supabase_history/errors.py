@@ -31,18 +31,22 @@ if TYPE_CHECKING:
 
 
 class HistoryError(Exception):
-    """Root of this library's errors.
+    """Root of this library's errors. Its text is what happened, then what to do next.
 
     Attributes:
         code: The SQLSTATE, PostgREST code or HTTP status that it was made from, or None.
     """
+        says: What happened.
+        advice: What to do next; may be empty.
 
     advice: str = ""
 
     def __init__(self, message: str = "", *, code: str | None = None, advice: str | None = None) -> None:
         self.code = code
-        text = " ".join(part for part in (message, self.advice if advice is None else advice) if part)
-        super().__init__(text)
+        self.says = message
+        if advice is not None:
+            self.advice = advice
+        super().__init__(" ".join(part for part in (self.says, self.advice) if part))
 
 
 class NotConfigured(HistoryError):
@@ -53,8 +57,8 @@ class NotInstalled(HistoryError):
     """The database does not know this library's functions."""
 
     advice = (
-        "Run `langchain-supabase-history migrate` (or paste `migrate --print` into the Supabase SQL editor). If that was "
-        "just done, the Data API may not have noticed: run `notify pgrst, 'reload schema'`."
+        "Run `langchain-supabase-history migrate`, or paste what `migrate --print` gives into the Supabase SQL editor. "
+        "If that was just done, the Data API may not have noticed: run `notify pgrst, 'reload schema'` there."
     )
 
 
@@ -130,7 +134,7 @@ _ASK_WHO = (
     "A public key alone may read nothing: use store.as_user(access_token) for a signed-in user, or the secret "
     "(service role) key on a server."
 )
-_FRESH_TOKEN = "Pass a fresh access token, or a callable that gives one, to store.as_user(...)."
+_FRESH_TOKEN = "Pass a fresh access token, or a callable that gives one, to store.as_user(...)."  # noqa: S105
 
 # Code -> (class, message, advice or None for the class's own). `PTnnn` are raised by our SQL functions.
 _CODES: Final[dict[str, tuple[type[HistoryError], str, str | None]]] = {
@@ -156,7 +160,8 @@ _CODES: Final[dict[str, tuple[type[HistoryError], str, str | None]]] = {
     "404": (NotConfigured, "The server has no Data API at this address.",
             "SUPABASE_URL is like https://<project>.supabase.co, without a path."),
     "42501": (Forbidden, "The database refused this for the role.", _ASK_WHO),
-    "401": (Forbidden, "The Data API refused the key.", "Check SUPABASE_KEY and that it is of this project. " + _ASK_WHO),
+    "401": (Forbidden, "The Data API refused the key.",
+            "Check that SUPABASE_KEY is a key of this project, copied whole (Supabase: Settings > API Keys)."),
     "403": (Forbidden, "The Data API refused the request.", _ASK_WHO),
     "PGRST300": (Forbidden, "The Data API has no key to check tokens with.", "Set the project's JWT secret."),
     "PGRST301": (Forbidden, "The Data API refused the access token: it is expired, or not of this project.",

@@ -165,6 +165,9 @@ def _request(
     return {"url": str(client.base_url.joinpath("rpc", call.function)), "headers": headers, "content": body}
 
 
+    if not all(headers.get(name, "").isprintable() for name in ("apikey", "Authorization")):
+        # Sent, it would be refused by an error that repeats it.
+        raise NotConfigured("The key or the access token has characters that no key has: copy it anew.")
 def _fragment(value: Any) -> Any:
     if isinstance(value, Json):
         return orjson.Fragment(value.text)
@@ -178,7 +181,7 @@ def _translate(error: Exception) -> Exception:
         return NotConfigured("The Data API cannot be reached at this address or with this key.")
     if isinstance(error, (httpx.TimeoutException, TimeoutError)):
         return Transient("the Data API did not answer in time")
-    return Transient("the Data API could not be reached")
+    return Transient(f"the Data API could not be reached ({str(error) or type(error).__name__})")
 
 
 def _answer(call: Call[T], response: httpx.Response) -> T:
@@ -194,6 +197,8 @@ def _answer(call: Call[T], response: httpx.Response) -> T:
         raise Transient(f"the Data API answered {code}", code)
     error = from_code(code, detail)
     if type(error) is not Forbidden and response.status_code in (401, 403):
+    if code == status and (response.is_redirect or response.status_code in (405, 406, 501)):
+        code = "404"  # a web server that takes no calls: not a Data API
         error = from_code(status, detail)
     raise error
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -38,6 +40,7 @@ _BECOME: Final = """select set_config('request.jwt.claims', %s, true),
 
 
 _CANCEL_SECONDS: Final = 1.0
+_CANNOT_CONNECT: Final = "no connection could be made"
 
 
 class _Care:
@@ -102,6 +105,7 @@ class PsycopgDriver(Driver):
         self._pool: psycopg_pool.ConnectionPool[_Connection] | None = None
         self._apool: psycopg_pool.AsyncConnectionPool[_AsyncConnection] | None = None
         self._aopening: Any = None
+        self._closing: Any = None
         self._drained_at = 0.0
 
     def __repr__(self) -> str:
@@ -154,9 +158,14 @@ class PsycopgDriver(Driver):
                     conn.close()
                 pool.putconn(conn)
         except psycopg.Error as error:
-            if (lost := self._lost(conn)) and pool is not None:
+            if self._lost(conn) and pool is not None:
                 pool.drain()
-            raise _translate(error, lost) from error
+            elif pool is not None and self._must_reopen(error, pool):
+                with self._lock:
+                    self._pool = None if self._pool is pool else self._pool
+                threading.Thread(target=pool.close, kwargs={"timeout": 1}, daemon=True).start()
+                raise Transient(_CANNOT_CONNECT) from error
+            raise _translate(error, connecting=conn is None) from error
 
     @staticmethod
     def _run(conn: _Connection, query: bytes, params: dict[str, Any], claims: str | None) -> list[Any]:
@@ -184,11 +193,18 @@ class PsycopgDriver(Driver):
             self._drained_at = time.monotonic()
             return True
 
+    def _must_reopen(self, error: psycopg.Error, pool: Any) -> bool:
+        """Whether a pool could not connect: it tries again ever more rarely, a new one does so at once.
+
+        A pool that has been given up so by another thread or task counts too.
+        """
+        if isinstance(error, psycopg_pool.PoolClosed):
+            return self._used and pool not in (self._pool, self._apool)
+        return isinstance(error, psycopg_pool.PoolTimeout) and bool(pool.pop_stats().get("connections_errors"))
+
     # --- async, on the driver's loop
 
     async def _aopen(self) -> psycopg_pool.AsyncConnectionPool[_AsyncConnection]:
-        import asyncio
-
         if self._aopening is None:
             self._aopening = asyncio.Lock()
         async with self._aopening:
@@ -221,9 +237,13 @@ class PsycopgDriver(Driver):
                     await conn.close()
                 await pool.putconn(conn)
         except psycopg.Error as error:
-            if (lost := self._lost(conn)) and pool is not None:
+            if self._lost(conn) and pool is not None:
                 await pool.drain()
-            raise _translate(error, lost) from error
+            elif pool is not None and self._must_reopen(error, pool):
+                self._apool = None if self._apool is pool else self._apool
+                self._closing = asyncio.ensure_future(pool.close(timeout=1))
+                raise Transient(_CANNOT_CONNECT) from error
+            raise _translate(error, connecting=conn is None) from error
 
     @staticmethod
     async def _arun(conn: _AsyncConnection, query: bytes, params: dict[str, Any], claims: str | None) -> list[Any]:
@@ -299,7 +319,7 @@ def _answer(call: Call[T], rows: Sequence[tuple[Any, ...]]) -> T:
     return call.parse(None if text is None else loads(text))
 
 
-def _translate(error: psycopg.Error, lost: bool) -> Exception:
+def _translate(error: psycopg.Error, *, connecting: bool) -> Exception:
     """The error of ours for one of psycopg's: by SQLSTATE, else by what stage it came from."""
     code = error.sqlstate
     if code is not None:
@@ -307,22 +327,24 @@ def _translate(error: psycopg.Error, lost: bool) -> Exception:
         return Transient(f"it answered {code} ({detail})", code) if is_transient(code) else from_code(code, detail)
     if isinstance(error, psycopg_pool.PoolClosed):
         return StoreClosed("The store was closed while this operation ran.")
-    if isinstance(error, psycopg_pool.PoolTimeout):
+    if isinstance(error, (psycopg_pool.PoolTimeout, psycopg_pool.TooManyRequests)):
         return Transient("no connection became free")
+    # A refused login has no SQLSTATE: libpq tells only whether the server had asked for a password when it gave up.
     pgconn = error.pgconn
-    if pgconn is not None and (pgconn.used_password or pgconn.needs_password) and not lost and _was_connecting(error):
+    if connecting and pgconn is not None and (pgconn.used_password or pgconn.needs_password):
         return Forbidden(
-            "The database refused the login.",
+            f"The database refused the login: {_words(error)}.",
             advice="Check user, password and database name; Supabase's pooler wants the user as postgres.<project>.",
         )
     if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
-        return Transient("the connection could not be made" if _was_connecting(error) else "the connection broke")
-    return HistoryError(f"The database driver reported {type(error).__name__}.")
+        return Transient(f"no connection could be made ({_words(error)})" if connecting else "the connection broke")
+    return HistoryError(f"The database driver reported {type(error).__name__}.", advice="Its own words are the cause.")
 
 
-def _was_connecting(error: psycopg.Error) -> bool:
-    # psycopg sets `pgconn` on an error only where it was raised while connecting.
-    return error.pgconn is not None
+def _words(error: psycopg.Error) -> str:
+    """Why a connection could not be made, in the server's or the network's own words; they hold no password."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(lines[0].rsplit(" failed: ", 1)[-1].rstrip(".").split())
 
 
 @contextmanager
@@ -332,14 +354,20 @@ def connect(conninfo: str, deadline: float = 30) -> Iterator[psycopg.Connection[
     Raises:
         HistoryError: See `errors.py`.
     """
+    connecting = True
     try:
         with psycopg.connect(_with_defaults(conninfo, deadline), autocommit=True, prepare_threshold=None) as conn:
+            connecting = False
             yield conn
     except psycopg.Error as error:
-        translated = _translate(error, lost=False)
+        translated = _translate(error, connecting=connecting)
         if isinstance(translated, Transient):
             raise Unavailable(f"The database could not be reached: {translated}.", code=translated.code) from error
         raise translated from error
+
+
+def _listed(ports: object) -> list[str]:
+    return [port for port in str(ports or "").split(",") if port]
 
 
 def _is_local(host: str) -> bool:
@@ -359,14 +387,23 @@ def _with_defaults(conninfo: str, deadline: float) -> str:
         )
     try:
         given = conninfo_to_dict(conninfo)
-        ports = str(given.get("port") or "").replace(",", "")
-        if ports and not ports.isdigit():
-            raise ValueError("port")
+        # An unescaped password spills into the parts after it, which errors would then repeat.
+        spilt = "://" in conninfo and any("@" in str(given.get(part) or "") for part in ("host", "dbname"))
+        if spilt or not all(port.isdigit() and 0 < int(port) < 65536 for port in _listed(given.get("port"))):
+            raise ValueError
     except (psycopg.Error, ValueError):
         raise NotConfigured(
             "The connection string cannot be read. It is like postgresql://user:password@host:5432/postgres; "
             "characters such as @ : / in the password must be percent-encoded."
         ) from None  # its text repeats the string, password included
+    if given.get("password") == "[YOUR-PASSWORD]":
+        raise NotConfigured(
+            "The connection string still says [YOUR-PASSWORD]: put the database password there, without the brackets."
+        )
+    if given.get("sslmode") not in (None, "disable", "allow", "prefer", "require", "verify-ca", "verify-full"):
+        raise NotConfigured(
+            "The connection string's sslmode is unknown to PostgreSQL: use require or verify-full, or leave it out."
+        )
     hosts = str(given.get("host") or given.get("hostaddr") or os.environ.get("PGHOST") or "").split(",")
     defaults: dict[str, Any] = {
         "connect_timeout": max(2, int(deadline / 2)),
