@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         NotFound as NotFound,
         NotInstalled as NotInstalled,
         NotSaved as NotSaved,
+        OutboxFailed as OutboxFailed,
         StatementTimeout as StatementTimeout,
         StoreClosed as StoreClosed,
         Unavailable as Unavailable,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "audit": "TurnAudit",
     "errors": "Conflict Forbidden HistoryError InvalidInput InvalidMessage InvalidSession NotConfigured NotFound "
-    "NotInstalled NotSaved StatementTimeout StoreClosed Unavailable",
+    "NotInstalled NotSaved OutboxFailed StatementTimeout StoreClosed Unavailable",
     "history": "SupabaseChatMessageHistory",
     "migrations": "migrate",
     "records": "Feedback Page Pruned Session StoredMessage Turn Usage Window",

@@ -14,6 +14,7 @@
      ├─ InvalidInput      refused before anything was written
      │   ├─ InvalidSession
      │   └─ InvalidMessage
+     ├─ OutboxFailed      the outbox's own file could not be used
      └─ NotSaved          a turn ended and could not be stored; carries its output and messages
 
 A class is chosen by SQLSTATE, PostgREST code or HTTP status, never by a message's text. A driver's own exception is the
@@ -35,9 +36,9 @@ class HistoryError(Exception):
 
     Attributes:
         code: The SQLSTATE, PostgREST code or HTTP status that it was made from, or None.
-    """
         says: What happened.
         advice: What to do next; may be empty.
+    """
 
     advice: str = ""
 
@@ -104,6 +105,12 @@ class InvalidSession(InvalidInput):
 
 class InvalidMessage(InvalidInput):
     """A message that cannot be stored; the text names the field."""
+
+
+class OutboxFailed(HistoryError):
+    """The outbox's own file could not be used, when the database was away too. The messages were not stored."""
+
+    advice = "Look at the disk: is it full, is the file writable?"
 
 
 class NotSaved(HistoryError):

@@ -1,8 +1,8 @@
 """`with_history`: memory around a runnable, for `invoke`, `stream`, `batch` and their async forms.
 
-A turn is one call before the runnable, which loads the conversation and leaves the question with the turn, and one append
-after it. What LangChain's wrapper leaves out is done here: a turn that cannot be saved raises, with its output; a turn
-that fails, is cut short, or is killed with its process is recorded, with its question.
+A turn is one call before the runnable, which loads the conversation and leaves the question with the turn, and one
+append after it. What LangChain's wrapper leaves out is done here: a turn that cannot be saved raises, with its output;
+a turn that fails, is cut short, or is killed with its process is recorded, with its question.
 """
 
 from __future__ import annotations

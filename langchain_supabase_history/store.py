@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import logging
 import os
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from .drivers.base import Driver
     from .history import SupabaseChatMessageHistory
+    from .outbox import Outbox, Waiting
     from .runnable import RunnableWithHistory
 
 logger = logging.getLogger(__name__)
@@ -58,6 +60,8 @@ class HistoryStore(Insights, Retention):
         max_message_bytes: The largest message, as JSON.
         count_tokens: Gives a message's token count, which windows go by. Without it the provider's usage is taken, or
             an estimate: a quarter of the bytes of its content and tool calls, and 4.
+        outbox: A file in which appends wait while the database is away; see `outbox.py`. An append that fails with
+            `Unavailable` is kept there, answers [], and is sent later, in order. One process owns the file.
         langsmith_client: The `langsmith.Client` for feedback and links; by default one as the environment names it.
     """
 
@@ -69,8 +73,14 @@ class HistoryStore(Insights, Retention):
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         count_tokens: Callable[[BaseMessage], int] | None = None,
         langsmith_client: Client | None = None,
+        outbox: str | os.PathLike[str] | None = None,
     ) -> None:
         self._driver = driver
+        self._outbox: Outbox | None = None
+        if outbox is not None:
+            from .outbox import Outbox
+
+            self._outbox = Outbox(outbox, driver, self._report)
         self._langsmith = LangSmith(langsmith_client)
         self._on_error = _callable(on_error, "on_error")
         self._count_tokens = _callable(count_tokens, "count_tokens")
@@ -127,6 +137,8 @@ class HistoryStore(Insights, Retention):
         """
         from .drivers.postgrest import ClientDriver
 
+        if client is None and options.get("outbox") is not None:
+            raise NotConfigured("An outbox sends in the background, which needs a sync supabase client too.")
         if client is None and async_client is None:
             raise NotConfigured("from_client needs a supabase client: supabase.create_client(url, key).")
         for given in (client, async_client):
@@ -387,13 +399,31 @@ class HistoryStore(Insights, Retention):
             document_content=document_content,
         )  # fmt: skip
 
+    # --- outbox
+
+    def flush(self) -> int:
+        """Send what waits in the outbox, in order, and tell how many appends were sent; 0 without an outbox.
+
+        Raises:
+            HistoryError: Why something still waits.
+        """
+        return 0 if self._outbox is None else self._outbox.send(identity=self._identity)
+
+    async def aflush(self) -> int:
+        """Async version of flush."""
+        return await asyncio.to_thread(self.flush)
+
+    def waiting(self) -> list[Waiting]:
+        """What is in the outbox, in the order in which it came."""
+        return [] if self._outbox is None else self._outbox.waiting()
+
     # --- housekeeping
 
     def _do(self, call: calls.Call[T]) -> T:
-        return self._driver.execute(call, self._identity)
+        return (self._outbox or self._driver).execute(call, self._identity)
 
     async def _ado(self, call: calls.Call[T]) -> T:
-        return await self._driver.aexecute(call, self._identity)
+        return await (self._outbox or self._driver).aexecute(call, self._identity)
 
     def _report_lost(self, lost: Sequence[str], messages: Sequence[BaseMessage]) -> None:
         for artifact in lost:
@@ -410,10 +440,14 @@ class HistoryStore(Insights, Retention):
 
     def close(self) -> None:
         """Give all connections back. May be called twice and from anywhere; used again, the store opens again."""
+        if self._outbox is not None:
+            self._outbox.close()
         self._driver.close()
 
     async def aclose(self) -> None:
         """Async version of close."""
+        if self._outbox is not None:
+            await asyncio.to_thread(self._outbox.close)
         await self._driver.aclose()
 
     def __enter__(self) -> Self:

@@ -20,8 +20,10 @@ from ..identity import Identity
 
 T = TypeVar("T")
 
-# A first try may use so much of the time that is left, so that a dead connection does not use up the deadline alone.
-_FIRST_TRY: Final = 0.5
+# A try may use so much of the time that is left, so that one dead connection does not use up the deadline; the last
+# second is for one try.
+_SHARE: Final = 0.5
+_LAST_TRY: Final = 1.0
 
 
 class Driver(ABC):
@@ -88,6 +90,10 @@ class Driver(ABC):
     async def _atry(self, call: Call[T], identity: Identity | None, replay: bool, seconds: float) -> T:
         """Async version of _try."""
 
+    def signed_in(self) -> str:
+        """The user that requests without an identity run as, where a client of the application's has one; else ''."""
+        return ""
+
     def close(self) -> None:
         """Give all connections back and end the loop's thread. May be called twice, and from anywhere."""
         self._used = False
@@ -122,7 +128,7 @@ def _this_try(attempt: tenacity.AttemptManager, deadline: float) -> tuple[bool, 
     state = attempt.retry_state
     left = max(deadline - (time.monotonic() - state.start_time), 0.001)
     first = state.attempt_number == 1
-    return not first, left * _FIRST_TRY if first else left
+    return not first, left * _SHARE if first or left > _LAST_TRY else left
 
 
 def _unavailable(error: Transient, deadline: float) -> Unavailable:

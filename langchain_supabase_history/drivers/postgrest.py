@@ -11,7 +11,7 @@ import orjson
 
 from ..calls import Call, Json
 from ..errors import Forbidden, NotConfigured, StoreClosed, Transient, from_code, is_transient
-from ..identity import Identity
+from ..identity import Identity, token_subject
 from ..messages import loads
 from .base import Driver
 
@@ -122,6 +122,10 @@ class ClientDriver(PostgrestDriver):
         client: AsyncPostgrestClient = self._aown.postgrest
         return client
 
+    def signed_in(self) -> str:
+        token = str((self._own or self._aown).postgrest.headers.get("Authorization", "")).removeprefix("Bearer ")
+        return token_subject(token) or ""
+
     async def aexecute(self, call: Call[T], identity: Identity | None = None) -> T:
         if self._aown is None:
             return await asyncio.to_thread(self.execute, call, identity)
@@ -161,13 +165,13 @@ def _request(
                     "Accept-Profile": schema, "Content-Profile": schema})  # fmt: skip
     if identity is not None:  # on this request alone, never on the shared client
         headers["Authorization"] = f"Bearer {identity.access_token()}"
+    if not all(headers.get(name, "").isprintable() for name in ("apikey", "Authorization")):
+        # Sent, it would be refused by an error that repeats it.
+        raise NotConfigured("The key or the access token has characters that no key has: copy it anew.")
     body = orjson.dumps(call.arguments(replay=replay), default=_fragment, option=orjson.OPT_PASSTHROUGH_DATACLASS)
     return {"url": str(client.base_url.joinpath("rpc", call.function)), "headers": headers, "content": body}
 
 
-    if not all(headers.get(name, "").isprintable() for name in ("apikey", "Authorization")):
-        # Sent, it would be refused by an error that repeats it.
-        raise NotConfigured("The key or the access token has characters that no key has: copy it anew.")
 def _fragment(value: Any) -> Any:
     if isinstance(value, Json):
         return orjson.Fragment(value.text)
@@ -193,12 +197,12 @@ def _answer(call: Call[T], response: httpx.Response) -> T:
         return call.parse(reply)
     code, detail = _error_code(response)
     status = str(response.status_code)
+    if code == status and (response.is_redirect or response.status_code in (405, 406, 501)):
+        code = "404"  # a web server that takes no calls: not a Data API
     if is_transient(code) or (code == status and response.status_code >= 500):
         raise Transient(f"the Data API answered {code}", code)
     error = from_code(code, detail)
     if type(error) is not Forbidden and response.status_code in (401, 403):
-    if code == status and (response.is_redirect or response.status_code in (405, 406, 501)):
-        code = "404"  # a web server that takes no calls: not a Data API
         error = from_code(status, detail)
     raise error
 
