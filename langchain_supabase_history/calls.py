@@ -209,6 +209,8 @@ def _turn(row: dict[str, Any]) -> Turn:
     jsons = {name: codec.decode(row[name]) for name in _TURN_JSON}
     question = [codec.decode_or_wrap(part["type"], part["data"]) for part in row["question"] or ()]
     known = {**times, **jsons, "id": uuid.UUID(row["id"]), "metadata": jsons["metadata"] or {}, "question": question}
+    if row["total_cost"] is not None:
+        known["total_cost"] = float(row["total_cost"])
     return Turn(**_known(Turn, row | known))
 
 

@@ -39,7 +39,9 @@ def _at(value: object, name: str) -> str | None:
 
 
 def _usage(row: dict[str, Any]) -> Usage:
-    return Usage(**{**_known(Usage, row), "day": None if row["day"] is None else date.fromisoformat(row["day"])})
+    day = None if row["day"] is None else date.fromisoformat(row["day"])
+    cost = None if row["total_cost"] is None else float(row["total_cost"])
+    return Usage(**{**_known(Usage, row), "day": day, "total_cost": cost})
 
 
 def _usages(reply: Any) -> list[Usage]:
@@ -101,7 +103,8 @@ def _feedback(row: dict[str, Any]) -> Feedback:
     wrapped = row["value"] or {}
     return Feedback(
         uuid.UUID(row["id"]), uuid.UUID(row["turn_id"]), uuid.UUID(row["message_id"]) if row["message_id"] else None,
-        row["key"], row["score"], codec.decode(wrapped.get("value")), row["comment"],
+        row["key"], None if row["score"] is None else float(row["score"]), codec.decode(wrapped.get("value")),
+        row["comment"],
         datetime.fromisoformat(row["created_at"]), datetime.fromisoformat(row["updated_at"]), _time(row["sent_at"]),
         row["unsent"],
     )  # fmt: skip
