@@ -138,10 +138,19 @@ def store(request: pytest.FixtureRequest) -> HistoryStore:
     return found
 
 
-@pytest.fixture(params=DRIVERS)
+@pytest.fixture(scope="session")
+def pgbouncer_store(shared_database: str, bouncer: Callable[[str], str]) -> Iterator[HistoryStore]:
+    with HistoryStore.from_postgres(bouncer(shared_database), jwt_secret=servers.JWT_SECRET) as store:
+        yield store
+
+
+STORES = {"psycopg": "postgres_store", "data-api": "data_api_store", "pgbouncer": "pgbouncer_store"}
+
+
+@pytest.fixture(params=[*DRIVERS, "pgbouncer", "pgbouncer-async"])
 def api(request: pytest.FixtureRequest) -> Api:
-    """A store over each of the four drivers."""
-    name = "postgres_store" if request.param.startswith("psycopg") else "data_api_store"
+    """A store over each of the four drivers, and through a transaction pooler."""
+    name = STORES[request.param.removesuffix("-async")]
     return Api(request.getfixturevalue(name), request.param.endswith("async"))
 
 

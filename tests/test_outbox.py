@@ -323,7 +323,7 @@ def test_20_turns_end_while_the_database_is_away_and_the_application_is_killed(t
         for n in range(20):
             assert process.stdout.readline() == f"done {n}\n"
         process.kill()
-        process.wait()
+        process.communicate()
         time.sleep(max(0, 30 - (time.monotonic() - stopped)))
         server.start()
         with HistoryStore.from_postgres(conninfo, outbox=tmp_path / "outbox") as store:  # sends by itself
