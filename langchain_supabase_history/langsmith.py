@@ -61,6 +61,7 @@ class LangSmith:
                 # `info` is given so that it is not asked for; nothing of it decides anything here.
                 self._client = Client(timeout_ms=(_CONNECT_MS, _READ_MS), retry_config=Retry(0),
                                       auto_batch_tracing=False, info=LangSmithInfo())  # fmt: skip
+                self._client.session.hooks["response"].append(_only_json)
             return self._client
 
     @property
@@ -232,6 +233,12 @@ def _iso(at: datetime | None) -> str:
     from langsmith._types import omit
 
     return omit if at is None else at.isoformat()  # type: ignore[return-value]
+
+
+def _only_json(response: Any, *args: Any, **kwargs: Any) -> None:
+    """Lets nothing pass for LangSmith's answer that is none: the page of a proxy or a portal, with status 200."""
+    if response.ok and response.content:
+        response.json()
 
 
 # --- what the SDK raises ----------------------------------------------------------------------------------------------

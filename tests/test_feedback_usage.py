@@ -195,11 +195,14 @@ def test_langsmith_is_told_under_the_project_with_the_roots_start(
 
 
 @pytest.mark.parametrize("behave", ["429", "500", "garbage", 30.0])
+@pytest.mark.parametrize("project_known", [False, True], ids=["project unknown", "project known"])
 def test_feedback_arrives_when_langsmith_is_back(
-    store: HistoryStore, session: str, smith: LangSmithServer, behave: str | float
+    store: HistoryStore, session: str, smith: LangSmithServer, behave: str | float, project_known: bool
 ) -> None:
     turn = traced_turn(store, session, smith)
     other = traced_turn(store, f"{session}-other", smith)
+    if project_known:
+        store._langsmith.project_id("tests")
     smith.behave = behave
     began = time.monotonic()
     away = store.add_feedback(session, turn, "helpful", score=1)
