@@ -62,7 +62,11 @@ class Shelf(BaseRetriever):
 
 
 DOCUMENTS = [
-    Document("Turin lies where the Po is young. " + "It is old. " * 60, id="d1", metadata={"source": "turin.md", "score": 0.75}),
+    Document(
+        "Turin lies where the Po is young. " + "It is old. " * 60,
+        id="d1",
+        metadata={"source": "turin.md", "score": 0.75},
+    ),
     Document("The Po is 652 km long.", metadata={"source": "po.md", "relevance_score": 0.5, "id": 7}),
     Document("Bologna has porticoes.", id="d3", metadata={}),
 ]
