@@ -24,7 +24,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from psycopg.conninfo import conninfo_to_dict
 
 from .calls import Call
-from .doctor_environment import Finding, address, claims, environment, fault, key, langsmith, ok, warning
+from .doctor_environment import Finding, address, claims, environment, fault, is_public, key, langsmith, ok, warning
 from .doctor_guards import grants, row_level_security
 from .doctor_network import reach, unreachable
 from .errors import Forbidden, HistoryError, NotConfigured, NotInstalled, Transient, Unavailable
@@ -63,6 +63,12 @@ class _Visit:
     @property
     def over_psycopg(self) -> bool:
         return hasattr(self.driver, "conninfo")
+
+    @property
+    def api_key(self) -> str:
+        if hasattr(self.driver, "_headers"):
+            return str(self.driver._headers["apikey"])
+        return str((self.driver._own or self.driver._aown).supabase_key)  # of the application's own client
 
     @property
     def has_user(self) -> bool:
@@ -204,11 +210,8 @@ def _network(visit: _Visit) -> Iterator[Finding]:
 
 
 def _key(visit: _Visit) -> Iterator[Finding]:
-    if visit.over_psycopg:
-        return
-    driver = visit.driver
-    value = driver._headers["apikey"] if hasattr(driver, "_headers") else (driver._own or driver._aown).supabase_key
-    yield from key(str(value), driver._url, has_user=visit.has_user)
+    if not visit.over_psycopg:
+        yield from key(visit.api_key, visit.driver._url, has_user=visit.has_user)
 
 
 def _login(visit: _Visit) -> Iterator[Finding]:
@@ -263,7 +266,7 @@ def _schema(visit: _Visit) -> Iterator[Finding]:
     """Which migrations are applied, against those of this release."""
     ledger = visit.ledger
     if isinstance(ledger, Forbidden):
-        if not visit.has_user and not visit.over_psycopg:
+        if not visit.over_psycopg and not visit.has_user and is_public(visit.api_key):
             yield ok("schema", "The functions are there, and closed to the public key.")
             raise _NoFurther
         yield fault("grants", "The role may not call this library's functions.", _grant(visit.schema))
@@ -426,6 +429,6 @@ def show(findings: Sequence[Finding], *, as_json: bool = False) -> None:
         sign, colour = _SIGNS[finding.status]
         mend = f"\n[bold]{escape(finding.mend)}[/bold]" if finding.mend else ""
         table.add_row(f"[{colour}]{sign}[/{colour}]", escape(finding.name), escape(finding.says) + mend)
-    console = Console()
+    console = Console(highlight=False)
     console.print(table)
     console.print(verdict)

@@ -147,6 +147,11 @@ _PUBLIC: Final = (
 )
 
 
+def is_public(value: str) -> bool:
+    """Whether this is a key that anybody may have: a publishable one, or the legacy anon one."""
+    return value.startswith("sb_publishable_") or (claims(value) or {}).get("role") == "anon"
+
+
 def key(value: str, url: str, *, has_user: bool) -> Iterator[Finding]:
     """Which kind of key this is, and whether it can be the right one. The key is not shown.
 
@@ -155,7 +160,7 @@ def key(value: str, url: str, *, has_user: bool) -> Iterator[Finding]:
     """
     token = claims(value)
     role = token.get("role") if token else None
-    public = value.startswith("sb_publishable_") or role == "anon"
+    public = is_public(value)
     kind = f"a legacy {role} key (a JWT)" if role in ("anon", "service_role") else "a publishable key"
     if public and not has_user:
         yield fault("key", f"SUPABASE_KEY is {kind}, and no user is signed in: it may read and write nothing.", _PUBLIC)

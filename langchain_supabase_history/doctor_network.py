@@ -29,23 +29,33 @@ def reach(host: str, port: int, sslmode: str, seconds: float) -> Finding:
             f"The host name {host} is not known.",
             f"Copy the connection string anew (Supabase: Connect). {_RENAMED}",
         )
-    only_ipv6 = all(family == socket.AF_INET6 for family, *_ in addresses)
+    # Every machine can reach itself; elsewhere, many hosts have no IPv6.
+    only_ipv6 = all(family == socket.AF_INET6 and sockaddr[0] != "::1" for family, *_, sockaddr in addresses)
     problem: OSError | None = None
     for *_, sockaddr in addresses:
         try:
-            with socket.create_connection((str(sockaddr[0]), port), timeout=seconds) as sock:
-                sock.sendall(b"\0\0\0\x08\x04\xd2\x16\x2f")  # PostgreSQL's SSLRequest; the answer is S or N
-                return _tls(at, sock.recv(1), sslmode, only_ipv6)
+            sock = socket.create_connection((str(sockaddr[0]), port), timeout=seconds)
         except OSError as error:
             problem = error
+            continue
+        with sock:
+            try:
+                sock.sendall(b"\0\0\0\x08\x04\xd2\x16\x2f")  # PostgreSQL's SSLRequest; the answer is S or N
+                return _tls(at, sock.recv(1), sslmode, only_ipv6)
+            except OSError:
+                return fault(
+                    "network",
+                    f"{at} takes the connection, and does not answer as PostgreSQL within {seconds:g} s.",
+                    f"Check host and port ({_PORTS}), and that the server is not overloaded or far away.",
+                )
+    if isinstance(problem, ConnectionRefusedError):
+        return fault("network", f"Nothing listens at {at}.", f"Check the port: {_PORTS}")
     if only_ipv6:
         return fault(
             "network",
             f"{host} has an IPv6 address only, and this machine has no way to it.",
             "Use the session pooler's connection string (Supabase: Connect > Session pooler), which has IPv4.",
         )
-    if isinstance(problem, ConnectionRefusedError):
-        return fault("network", f"Nothing listens at {at}.", f"Check the port: {_PORTS}")
     return fault(
         "network",
         f"{at} does not answer within {seconds:g} s.",
@@ -55,6 +65,12 @@ def reach(host: str, port: int, sslmode: str, seconds: float) -> Finding:
 
 
 def _tls(at: str, answer: bytes, sslmode: str, only_ipv6: bool) -> Finding:
+    if not answer:
+        return fault(
+            "network",
+            f"{at} takes the connection and closes it at once.",
+            f"Check host and port ({_PORTS}), and that the server is up.",
+        )
     if answer not in (b"S", b"N"):
         return fault("network", f"What listens at {at} is no PostgreSQL.", f"Check host and port: {_PORTS}")
     if answer == b"N" and sslmode in ("require", "verify-ca", "verify-full"):

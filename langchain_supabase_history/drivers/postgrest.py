@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import httpx
 import orjson
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from postgrest import AsyncPostgrestClient, SyncPostgrestClient
 
 T = TypeVar("T")
+
+_ADDRESS: Final = "SUPABASE_URL is like https://<project>.supabase.co."
 
 
 class PostgrestDriver(Driver):
@@ -112,8 +114,8 @@ class ClientDriver(PostgrestDriver):
     def _postgrest(self) -> SyncPostgrestClient:
         if self._own is None:
             raise NotConfigured(
-                "This store has an async supabase client only: use the async methods (aload, aappend, ...), "
-                "or give HistoryStore.from_client(client, async_client) both."
+                "This store has an async supabase client only.",
+                advice="Use the async methods (aload, aappend, ...), or give from_client(client, async_client) both.",
             )
         client: SyncPostgrestClient = self._own.postgrest
         return client
@@ -140,14 +142,15 @@ class ClientDriver(PostgrestDriver):
 
 def _check_url(url: object) -> str:
     if not isinstance(url, str) or not url.startswith(("https://", "http://")):
-        raise NotConfigured("SUPABASE_URL must be the project's URL, like https://<project>.supabase.co.")
+        raise NotConfigured("SUPABASE_URL is no web address.", advice=_ADDRESS)
     return url.rstrip("/").removesuffix("/rest/v1")
 
 
 def _key_headers(key: object) -> dict[str, str]:
     if not isinstance(key, str) or not key or not key.isascii() or any(c.isspace() for c in key):
         raise NotConfigured(
-            "SUPABASE_KEY must be one of the project's API keys: a secret (service role) or publishable one."
+            "SUPABASE_KEY cannot be an API key.",
+            advice="It is one of the project's keys (Supabase: Settings > API Keys): a secret or a publishable one.",
         )
     # Legacy keys are JWTs and speak for a role themselves; the newer sb_ keys are none and go alone.
     return {"apikey": key} if key.startswith("sb_") else {"apikey": key, "Authorization": f"Bearer {key}"}
@@ -167,7 +170,7 @@ def _request(
         headers["Authorization"] = f"Bearer {identity.access_token()}"
     if not all(headers.get(name, "").isprintable() for name in ("apikey", "Authorization")):
         # Sent, it would be refused by an error that repeats it.
-        raise NotConfigured("The key or the access token has characters that no key has: copy it anew.")
+        raise NotConfigured("The key or the access token has characters that no key has.", advice="Copy it anew.")
     body = orjson.dumps(call.arguments(replay=replay), default=_fragment, option=orjson.OPT_PASSTHROUGH_DATACLASS)
     return {"url": str(client.base_url.joinpath("rpc", call.function)), "headers": headers, "content": body}
 
@@ -182,7 +185,7 @@ def _translate(error: Exception) -> Exception:
     if isinstance(error, RuntimeError):  # httpx: "the client has been closed"
         return StoreClosed("The store was closed while this operation ran.")
     if isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL)):
-        return NotConfigured("The Data API cannot be reached at this address or with this key.")
+        return NotConfigured("This is no address of a Data API.", advice=_ADDRESS)
     if isinstance(error, (httpx.TimeoutException, TimeoutError)):
         return Transient("the Data API did not answer in time")
     return Transient(f"the Data API could not be reached ({str(error) or type(error).__name__})")
@@ -193,7 +196,7 @@ def _answer(call: Call[T], response: httpx.Response) -> T:
         try:
             reply = loads(response.content) if response.content else None
         except ValueError:
-            raise NotConfigured("The server's answer is not a Data API's. Check SUPABASE_URL.", code="404") from None
+            raise from_code("404") from None
         return call.parse(reply)
     code, detail = _error_code(response)
     status = str(response.status_code)

@@ -42,6 +42,11 @@ _BECOME: Final = """select set_config('request.jwt.claims', %s, true),
 _CANCEL_SECONDS: Final = 1.0
 _CANNOT_CONNECT: Final = "no connection could be made"
 
+_CONNINFO: Final = (
+    "It is like postgresql://user:password@host:5432/postgres; characters such as @ : / in the password must be "
+    "percent-encoded (%40 %3A %2F)."
+)
+
 
 class _Care:
     """A connection that gives up at the deadline of the operation that uses it, and knows when it was opened."""
@@ -382,9 +387,7 @@ def _is_local(host: str) -> bool:
 def _with_defaults(conninfo: str, deadline: float) -> str:
     """The connection string with what it does not say itself: TLS for hosts that are not local, and keep-alive."""
     if not isinstance(conninfo, str) or not conninfo:
-        raise NotConfigured(
-            "from_postgres needs a connection string, like postgresql://user:password@host:5432/postgres."
-        )
+        raise NotConfigured("from_postgres needs a connection string.", advice=_CONNINFO)
     try:
         given = conninfo_to_dict(conninfo)
         # An unescaped password spills into the parts after it, which errors would then repeat.
@@ -392,17 +395,17 @@ def _with_defaults(conninfo: str, deadline: float) -> str:
         if spilt or not all(port.isdigit() and 0 < int(port) < 65536 for port in _listed(given.get("port"))):
             raise ValueError
     except (psycopg.Error, ValueError):
-        raise NotConfigured(
-            "The connection string cannot be read. It is like postgresql://user:password@host:5432/postgres; "
-            "characters such as @ : / in the password must be percent-encoded."
-        ) from None  # its text repeats the string, password included
+        # Without its cause, whose text repeats the string, password included.
+        raise NotConfigured("The connection string cannot be read.", advice=_CONNINFO) from None
     if given.get("password") == "[YOUR-PASSWORD]":
         raise NotConfigured(
-            "The connection string still says [YOUR-PASSWORD]: put the database password there, without the brackets."
+            "The connection string still says [YOUR-PASSWORD].",
+            advice="Put the database password in its place, without the brackets.",
         )
     if given.get("sslmode") not in (None, "disable", "allow", "prefer", "require", "verify-ca", "verify-full"):
         raise NotConfigured(
-            "The connection string's sslmode is unknown to PostgreSQL: use require or verify-full, or leave it out."
+            "The connection string's sslmode is unknown to PostgreSQL.",
+            advice="Use require or verify-full, or leave it out.",
         )
     hosts = str(given.get("host") or given.get("hostaddr") or os.environ.get("PGHOST") or "").split(",")
     defaults: dict[str, Any] = {
