@@ -185,5 +185,38 @@ def prune(idle: float | None, keep_messages: int | None, user_id: str | None, ye
     run_prune(idle, keep_messages, user_id, yes, as_json)
 
 
+@main.command()
+@click.argument("path", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--flush", is_flag=True, help="Send what waits to the database that the environment names.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def outbox(path: Path, flush: bool, as_json: bool) -> None:
+    """Show what waits in an outbox, a file that no process is using.
+
+    Appends that the database refused for good are shown with the reason. Exit status 1 while something is in it.
+    """
+    import json
+    from dataclasses import asdict
+
+    from .outbox import look_into
+    from .store import HistoryStore
+
+    if flush:
+        with HistoryStore.from_env(outbox=path) as store:
+            click.echo(f"sent {store.flush()}", err=True)
+    found = look_into(path)
+    if as_json:
+        click.echo(json.dumps([asdict(entry) for entry in found], default=str))
+    else:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("session", "user", "messages", "since", "refused", title=f"{len(found)} in the outbox")
+        for entry in found:
+            since = entry.kept_at.isoformat(timespec="seconds")
+            table.add_row(entry.session_id, entry.user_id or "", str(entry.messages), since, entry.refused or "")
+        Console().print(table)
+    sys.exit(1 if found else 0)
+
+
 if os.environ.get("COLUMNS") is None and not sys.stdout.isatty():
     os.environ["COLUMNS"] = "120"  # output that is piped is not folded

@@ -14,7 +14,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -156,10 +156,7 @@ class Outbox:
     def waiting(self) -> list[Waiting]:
         """What is in the outbox, in the order in which it came; what was refused for good is there too."""
         with self._connection() as db:
-            rows = db.execute(
-                "select id, session_id, nullif(user_id, ''), messages, kept_at, refused from waiting order by id"
-            ).fetchall()
-        return [Waiting(i, s, u, n, datetime.fromisoformat(at), why) for i, s, u, n, at, why in rows]
+            return _waiting(db)
 
     # --- the store's calls pass through here
 
@@ -319,6 +316,24 @@ class Outbox:
             db, self._db = self._db, None
             if db is not None:
                 db.close()
+
+
+def look_into(path: str | os.PathLike[str]) -> list[Waiting]:
+    """What is in an outbox that no process uses.
+
+    Raises:
+        NotConfigured: A process uses it, or it is no outbox.
+    """
+    try:
+        with closing(sqlite3.connect(f"{Path(path).resolve().as_uri()}?mode=ro", uri=True, timeout=0)) as db:
+            return _waiting(db)
+    except sqlite3.Error as error:
+        raise NotConfigured(f"The outbox {path} is in use by a process, or is none: {error}.") from error
+
+
+def _waiting(db: sqlite3.Connection) -> list[Waiting]:
+    query = "select id, session_id, nullif(user_id, ''), messages, kept_at, refused from waiting order by id"
+    return [Waiting(i, s, u, n, datetime.fromisoformat(at), why) for i, s, u, n, at, why in db.execute(query)]
 
 
 def subject_of(identity: Identity | None) -> str:

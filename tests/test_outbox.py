@@ -294,7 +294,7 @@ with HistoryStore.from_postgres({shared_database!r}, outbox={str(tmp_path / "out
 
 @pytest.mark.soak
 def test_20_turns_end_while_the_database_is_away_and_the_application_is_killed(tmp_path: Path, session: str) -> None:
-    """Their reads came before, their saves come during; PostgreSQL is away for 30 s; nothing is lost or out of order."""
+    """Their reads came before, their saves come during; away for 30 s; nothing is lost or out of order."""
     with servers.postgres(servers.embedded_bin()) as server:
         from langchain_supabase_history import migrate
 
@@ -335,3 +335,30 @@ def test_20_turns_end_while_the_database_is_away_and_the_application_is_killed(t
                 wanted = [f"{who}{n}" for n in range(part, 20, 2) for who in "qa"]
                 assert texts(store.load(f"{session}-{part}")) == wanted
     print("20 turns of 20 arrived, in order, after 30 s without a database and a SIGKILL")
+
+
+def test_a_command_shows_what_waits_and_sends_it(
+    pg: servers.Postgres, shared_database: str, tmp_path: Path, session: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import json
+
+    from click.testing import CliRunner
+
+    from langchain_supabase_history.cli import main
+
+    path = tmp_path / "outbox"
+    nowhere = f"postgresql://postgres@127.0.0.1:{servers.free_port()}/x"
+    with HistoryStore.from_postgres(nowhere, deadline=0.2, outbox=path) as store:
+        store.append(session, QA)
+        busy = CliRunner().invoke(main, ["outbox", str(path)])
+        assert (busy.exit_code, "in use by a process" in busy.output) == (1, True)
+    shown = CliRunner().invoke(main, ["outbox", str(path), "--json"])
+    assert shown.exit_code == 1
+    ((entry),) = json.loads(shown.stdout)
+    assert (entry["session_id"], entry["messages"], entry["refused"]) == (session, 2, None)
+    assert session[:20] in CliRunner().invoke(main, ["outbox", str(path)]).output
+    monkeypatch.setenv("SUPABASE_DB_URL", shared_database)
+    sent = CliRunner().invoke(main, ["outbox", str(path), "--flush", "--json"])
+    assert (sent.exit_code, sent.stdout.strip()) == (0, "[]")
+    with HistoryStore.from_postgres(shared_database) as store:
+        assert store.load(session) == QA
