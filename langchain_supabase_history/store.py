@@ -8,15 +8,15 @@ import logging
 import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from langchain_core.messages import BaseMessage
 
 from . import calls
-from .errors import HistoryError, InvalidInput, InvalidMessage, InvalidSession, NotConfigured, NotFound, check_schema
-from .identity import Identity, Verifier
+from .connecting import Connecting, number
+from .errors import HistoryError, InvalidInput, InvalidMessage, InvalidSession, NotFound
+from .identity import Identity
 from .insights import Insights
 from .langsmith import LangSmith
 from .messages import MAX_MESSAGE_BYTES
@@ -38,7 +38,7 @@ T = TypeVar("T")
 OnError = Callable[[HistoryError, Sequence[BaseMessage]], None]
 
 
-class HistoryStore(Insights, Retention):
+class HistoryStore(Connecting, Insights, Retention):
     """Durable conversations on Supabase, or any PostgreSQL 15 to 18.
 
     Made by `from_env`, `from_supabase`, `from_client`, `from_postgres` or `local`. Safe to share between threads and
@@ -77,110 +77,17 @@ class HistoryStore(Insights, Retention):
     ) -> None:
         self._driver = driver
         self._outbox: Outbox | None = None
-        if outbox is not None:
-            from .outbox import Outbox
-
-            self._outbox = Outbox(outbox, driver, self._report)
         self._langsmith = LangSmith(langsmith_client)
         self._on_error = _callable(on_error, "on_error")
         self._count_tokens = _callable(count_tokens, "count_tokens")
-        self._max_message_bytes = _number(max_message_bytes, "max_message_bytes", int, 1)
+        self._max_message_bytes = number(max_message_bytes, "max_message_bytes", int, 1)
         self._user_id: str | None = None
         self._identity: Identity | None = None
         self._window: Window | None = None
+        if outbox is not None:  # last: what waits in it is sent from now on
+            from .outbox import Outbox
 
-    # --- constructors
-
-    @classmethod
-    def from_env(cls, **options: Any) -> HistoryStore:
-        """From the environment: `SUPABASE_DB_URL` (psycopg), else `SUPABASE_URL` and `SUPABASE_KEY` (the Data API).
-
-        Raises:
-            NotConfigured: Neither is set.
-        """
-        if conninfo := os.environ.get("SUPABASE_DB_URL"):
-            return cls.from_postgres(conninfo, **options)
-        url, key = os.environ.get("SUPABASE_URL"), os.environ.get("SUPABASE_KEY")
-        if url and key:
-            return cls.from_supabase(url, key, **options)
-        raise NotConfigured(
-            "Set SUPABASE_DB_URL (a connection string), or SUPABASE_URL and SUPABASE_KEY. "
-            "On Streamlit these are root-level entries of the app's secrets."
-        )
-
-    @classmethod
-    def from_supabase(
-        cls, url: str, key: str, *, schema: str = "public", deadline: float = 10, pool_size: int = 10, **options: Any
-    ) -> HistoryStore:
-        """Over the Data API (PostgREST).
-
-        Args:
-            url: The project's URL, `https://<project>.supabase.co`.
-            key: The secret (service role) key on a server; a publishable one together with `as_user`.
-            **options: See the class.
-        """
-        from .drivers.postgrest import PostgrestDriver
-
-        return cls(PostgrestDriver(url, key, **_driver_options(schema, deadline, pool_size)), **options)
-
-    @classmethod
-    def from_client(
-        cls, client: Any = None, async_client: Any = None, *, schema: str = "public", deadline: float = 10,
-        pool_size: int = 10, **options: Any,
-    ) -> HistoryStore:  # fmt: skip
-        """Over the application's own supabase clients, as whoever is signed in on them. They are not closed.
-
-        Args:
-            client: A `supabase.Client`. Without an async one, async operations run in a worker thread.
-            async_client: A `supabase.AsyncClient`. Alone, it serves the async methods only.
-            **options: See the class.
-        """
-        from .drivers.postgrest import ClientDriver
-
-        if client is None and options.get("outbox") is not None:
-            raise NotConfigured("An outbox sends in the background, which needs a sync supabase client too.")
-        if client is None and async_client is None:
-            raise NotConfigured("from_client needs a supabase client: supabase.create_client(url, key).")
-        for given in (client, async_client):
-            if given is not None and not hasattr(type(given), "postgrest"):
-                raise NotConfigured(f"from_client needs supabase clients, got {type(given).__name__}.")
-        return cls(ClientDriver(client, async_client, **_driver_options(schema, deadline, pool_size)), **options)
-
-    @classmethod
-    def from_postgres(
-        cls, conninfo: str, *, schema: str = "public", deadline: float = 10, pool_size: int = 10,
-        jwt_secret: str | None = None, jwks_url: str | None = None, **options: Any,
-    ) -> HistoryStore:  # fmt: skip
-        """Over psycopg: a direct connection, the session pooler (port 5432) or the transaction pooler (6543).
-
-        Args:
-            conninfo: `postgresql://user:password@host:port/postgres`. TLS is required for hosts that are not local,
-                unless it says otherwise (`sslmode`).
-            jwt_secret: The project's legacy JWT secret, to check the HS256 tokens of `as_user` with.
-            jwks_url: `https://<project>.supabase.co/auth/v1/.well-known/jwks.json`, to check ES256 and RS256 ones.
-            **options: See the class.
-        """
-        from .drivers.psycopg import PsycopgDriver
-
-        checked = _driver_options(schema, deadline, pool_size)
-        return cls(PsycopgDriver(conninfo, verifier=Verifier(jwt_secret, jwks_url, deadline), **checked), **options)
-
-    @classmethod
-    def local(cls, path: str | Path | None = None, *, schema: str = "public", **options: Any) -> HistoryStore:
-        """On an embedded PostgreSQL in a folder, started at need, its schema installed. Needs the extra `[local]`.
-
-        Several processes may share one folder. The server ends with the last process that uses it.
-
-        Args:
-            path: The folder; by default one in the user's data folder.
-            **options: See the class and `from_postgres`.
-        """
-        from .local import start
-        from .migrations import migrate
-
-        conninfo = start(path)
-        migrate(conninfo, schema=schema)
-        return cls.from_postgres(conninfo, schema=schema, **options)
+            self._outbox = Outbox(outbox, driver, self._report)
 
     # --- views: the same connections, seen otherwise
 
@@ -474,21 +381,7 @@ def _found(session: Session | None, session_id: str) -> Session:
     return session
 
 
-def _number(value: Any, name: str, kind: Any, low: float) -> Any:
-    if isinstance(value, bool) or not isinstance(value, kind) or not low <= value < 2**31:
-        raise InvalidInput(f"{name} must be a number from {low:g} on.")
-    return value
-
-
 def _callable(value: Any, name: str) -> Any:
     if value is not None and not callable(value):
         raise InvalidInput(f"{name} must be callable.")
     return value
-
-
-def _driver_options(schema: str, deadline: float, pool_size: int) -> dict[str, Any]:
-    return {
-        "schema": check_schema(schema),
-        "deadline": _number(deadline, "deadline", (int, float), 0.01),
-        "pool_size": _number(pool_size, "pool_size", int, 1),
-    }
