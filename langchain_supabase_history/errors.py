@@ -66,7 +66,10 @@ class NotInstalled(HistoryError):
 class Unavailable(HistoryError):
     """The database could not be reached within the deadline, retries included. Nothing is known to be stored."""
 
-    advice = "Check the address and the network, and that the project is not paused; then try again."
+    advice = (
+        "Check the address and the network, and that the project is not paused (`langchain-supabase-history doctor` "
+        "looks at each); then try again."
+    )
 
 
 class StoreClosed(Unavailable):
@@ -78,7 +81,10 @@ class StoreClosed(Unavailable):
 class StatementTimeout(HistoryError):
     """The database cancelled the statement (SQLSTATE 57014). Not retried: it would take as long again."""
 
-    advice = "Read less at once (a window, smaller pages), or raise the role's statement_timeout."
+    advice = (
+        "Read less at once (a window, smaller pages), or raise the limit: `alter role authenticated set "
+        "statement_timeout = '15s'`, for the role that asks."
+    )
 
 
 class Forbidden(HistoryError):
@@ -90,9 +96,13 @@ class Forbidden(HistoryError):
 class NotFound(HistoryError):
     """There is no such session (of this user)."""
 
+    advice = "It was deleted, is another user's, or has no message yet: the first append makes it."
+
 
 class Conflict(HistoryError):
     """What is to be written contradicts what is stored, or would bring back what was erased since."""
+
+    advice = "Nothing was written. Load the session again; a new message needs an id of its own."
 
 
 class InvalidInput(HistoryError, ValueError):
@@ -139,24 +149,33 @@ class Transient(Exception):
 
 _ASK_WHO = (
     "A public key alone may read nothing: use store.as_user(access_token) for a signed-in user, or the secret "
-    "(service role) key on a server."
+    "(service role) key on a server. A user has only sessions of that user's own. Where grants are missing, "
+    "`select chat_history_grant()` gives them."
 )
+_TOO_LARGE: Final = "Append fewer messages at once, or keep large content elsewhere and store where it is."
+_UNREADABLE: Final = "Look for a turn's or feedback's value that JSON or PostgreSQL does not take, such as a NUL."
 _FRESH_TOKEN = "Pass a fresh access token, or a callable that gives one, to store.as_user(...)."  # noqa: S105
 
-# Code -> (class, message, advice or None for the class's own). `PTnnn` are raised by our SQL functions.
+# Code -> (class, message, advice or None for the class's own). `PTnnn` are raised by our SQL functions, whose words go
+# in front, as they do for {detail}; nowhere else, for they may repeat what a message says.
 _CODES: Final[dict[str, tuple[type[HistoryError], str, str | None]]] = {
     "PT400": (InvalidSession, "", None),
     "PT404": (NotFound, "", None),
     "PT409": (Conflict, "", None),
     "PT422": (InvalidMessage, "", None),
-    "42P07": (Conflict, "", None),  # a table or migration of others in the way of ours
+    # A table or migration of others in the way of ours.
+    "42P07": (Conflict, "", "Rename what is in the way, or install into another schema."),
     "23505": (Conflict, "The same message id stands twice in one call.", None),
-    "22P02": (InvalidMessage, "The database could not read an argument.", None),
-    "22P05": (InvalidMessage, "The database could not read an argument.", None),
-    "23514": (InvalidInput, "The database refused a value.", None),
-    "54000": (InvalidMessage, "The message is too large for the database.", None),
-    "413": (InvalidMessage, "The message is too large for the Data API.", None),
+    "22P02": (InvalidMessage, "The database could not read an argument.", _UNREADABLE),
+    "22P05": (InvalidMessage, "The database could not read an argument.", _UNREADABLE),
+    "22023": (NotConfigured, "The database refused a setting: {detail}.",
+              "as_user(...) needs Supabase's roles: `create role authenticated`, then `select chat_history_grant()`."),
+    "23514": (InvalidInput, "The database refused a value: {detail}.", "It is out of its range: correct it."),
+    "54000": (InvalidMessage, "The message is too large for the database.", _TOO_LARGE),
+    "413": (InvalidMessage, "The message is too large for the Data API.", _TOO_LARGE),
     "42883": (NotInstalled, "The database does not know a function of this library.", None),
+    "42703": (NotInstalled, "The database has another version of this library's tables.", None),
+    "42725": (NotInstalled, "The database knows a function of this library twice.", None),
     "42P01": (NotInstalled, "The database does not know a table of this library.", None),
     "3F000": (NotInstalled, "The schema does not exist.", None),
     "PGRST202": (NotInstalled, "The Data API does not know a function of this library.", None),
@@ -166,19 +185,19 @@ _CODES: Final[dict[str, tuple[type[HistoryError], str, str | None]]] = {
                  "Add it to 'Exposed schemas' in the project's Data API settings."),
     "404": (NotConfigured, "The server has no Data API at this address.",
             "SUPABASE_URL is like https://<project>.supabase.co, without a path."),
-    "42501": (Forbidden, "The database refused this for the role.", _ASK_WHO),
+    "42501": (Forbidden, "The database refused this for the role: {detail}.", _ASK_WHO),
     "401": (Forbidden, "The Data API refused the key.",
             "Check that SUPABASE_KEY is a key of this project, copied whole (Supabase: Settings > API Keys)."),
     "403": (Forbidden, "The Data API refused the request.", _ASK_WHO),
-    "PGRST300": (Forbidden, "The Data API has no key to check tokens with.", "Set the project's JWT secret."),
+    "PGRST300": (Forbidden, "The Data API has no key to check tokens with.", "Set the Data API's JWT secret."),
     "PGRST301": (Forbidden, "The Data API refused the access token: it is expired, or not of this project.",
                  _FRESH_TOKEN),
     "PGRST302": (Forbidden, "The Data API wants a key.", _ASK_WHO),
     "PGRST303": (Forbidden, "The Data API refused the access token's claims: it is expired, or not meant for it.",
                  _FRESH_TOKEN),
     "57014": (StatementTimeout, "The database cancelled the statement.", None),
-    "28P01": (Forbidden, "The database refused the login.", "Check the user name and the password."),
-    "28000": (Forbidden, "The database refused the login.", "Check the user name and the password."),
+    "28P01": (Forbidden, "The database refused the login: {detail}.", "Check the user name and the password."),
+    "28000": (Forbidden, "The database refused the login: {detail}.", "Check the user name and the password."),
 }  # fmt: skip
 
 # Another try may succeed: connection trouble, a server that starts, stops or fails over, deadlock, serialization,
@@ -198,12 +217,15 @@ def from_code(code: str, detail: str = "") -> HistoryError:
 
     Args:
         code: SQLSTATE, PostgREST code or HTTP status.
-        detail: The server's own words, put in front where our functions raised it (`PTnnn`) or nothing better is known.
+        detail: The server's own words, told where our functions raised it (`PTnnn`) or nothing better is known.
     """
+    detail = detail.strip().rstrip(".") or "it gave no details"
     if code not in _CODES:
-        return HistoryError(f"The database reported {code}: {detail or 'no details'}", code=code)
-    cls, message, advice = _CODES[code]
-    return cls(message or f"{detail[:1].upper()}{detail[1:]}.", code=code, advice=advice)
+        advice = "`langchain-supabase-history doctor` may tell more."
+        return HistoryError(f"The database reported {code}: {detail}.", code=code, advice=advice)
+    cls, message, advice_or_none = _CODES[code]
+    text = message.replace("{detail}", detail) or f"{detail[:1].upper()}{detail[1:]}."
+    return cls(text, code=code, advice=advice_or_none)
 
 
 _SCHEMA: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
