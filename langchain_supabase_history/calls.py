@@ -108,7 +108,7 @@ def _uuid(value: object, name: str) -> uuid.UUID:
     if isinstance(value, uuid.UUID):
         return value
     try:
-        return uuid.UUID(str(value))
+        return uuid.UUID(value if isinstance(value, str) else "")
     except ValueError:
         raise InvalidMessage(f"{name} must be UUIDs.") from None
 
@@ -293,7 +293,7 @@ def append(
         raise InvalidMessage("Give ids or idempotency_key, not both.")
     if ids is None:
         ids = message_ids(len(messages), idempotency_key)
-    elif isinstance(ids, str) or len(ids) != len(messages):
+    elif isinstance(ids, str) or not isinstance(ids, Sequence) or len(ids) != len(messages):
         raise InvalidMessage("ids must have one UUID for each message.")
     named = "output" if asked else "messages"
     encoded = [

@@ -73,6 +73,8 @@ class Verifier:
         self._secret = jwt_secret
         self._jwks: jwt.PyJWKClient | None = None
         if jwks_url is not None:
+            if not isinstance(jwks_url, str) or not jwks_url.startswith(("https://", "http://")):
+                raise NotConfigured("jwks_url must be https://<project>.supabase.co/auth/v1/.well-known/jwks.json.")
             from jwt import PyJWKClient
 
             self._jwks = PyJWKClient(jwks_url, timeout=max(1, int(timeout)))
@@ -83,9 +85,13 @@ class Verifier:
         Raises:
             Forbidden: The token is expired, forged, or not meant for signed-in users.
             NotConfigured: There is no key to check it with.
+            InvalidInput: The claims are no JSON.
         """
         if identity.claims is not None:
-            return json.dumps(dict(identity.claims), default=str)
+            try:
+                return json.dumps(dict(identity.claims), default=str, allow_nan=False)
+            except (TypeError, ValueError, RecursionError):
+                raise InvalidInput("as_user(claims=...) must be claims as a token holds them: plain JSON.") from None
         token = identity.access_token()
         import jwt
 
