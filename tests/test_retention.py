@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ from langchain_supabase_history.calls import message_ids
 from langchain_supabase_history.cli import main
 from langchain_supabase_history.errors import HistoryError
 
+from . import servers
 from .conftest import Api
 
 SECRET = "the content that must go"
@@ -457,3 +459,33 @@ def test_the_command_counts_first(database: str, monkeypatch: pytest.MonkeyPatch
         assert "Removed" in run(main, ["prune", "--yes"]).output
         assert run(main, ["prune", "--keep", "0"]).exit_code == 2
         assert run(main, ["prune", "--idle", "0"]).exit_code == 2
+
+
+def test_the_documented_job_prunes_all(database: str) -> None:
+    page = (servers.ROOT / "docs" / "security.md").read_text()
+    job = page.split("$job$")[1]
+    with HistoryStore.from_postgres(database) as store:
+        user = Api(store.for_user("u"), False)
+        for n in range(30):
+            talk(user, f"idle {n}", 20)
+            age(database, "u", f"idle {n}")
+        talk(user, "busy")
+    with psycopg.connect(database, autocommit=True) as conn:
+        conn.execute(job.encode())  # as pg_cron does: a statement of its own, which may commit in between
+        assert conn.execute("select count(*) from chat_history_sessions where deleted_at is not null").fetchone() == (
+            30,
+        )
+    assert counted(database, "u") == (4, 2, 2)
+
+
+def test_a_tombstone_may_be_removed_by_the_owner(database: str) -> None:
+    (statement,) = re.findall(r"`(delete from chat_history_sessions [^`]*)`", (
+        servers.ROOT / "docs" / "security.md").read_text().replace("\n", " "))  # fmt: skip
+    with HistoryStore.from_postgres(database) as store:
+        for name in ("u", "other"):
+            talk(Api(store.for_user(name), False), "s")
+        store.delete_user("u")
+        with psycopg.connect(database, autocommit=True) as conn:
+            conn.execute(statement.replace("<id>", "u").encode())
+            conn.execute(statement.replace("<id>", "other").encode())
+            assert conn.execute("select user_id from chat_history_sessions").fetchall() == [("other",)]
