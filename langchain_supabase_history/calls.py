@@ -104,6 +104,13 @@ def check_id(value: object, name: str = "session_id") -> str:
     return value
 
 
+def check_messages(value: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """A list of what may be messages; each is looked at when it is encoded."""
+    if isinstance(value, (str, bytes, BaseMessage)) or not isinstance(value, Sequence):
+        raise InvalidMessage(f"messages must be a list of messages, got {type(value).__name__}.")
+    return list(value)
+
+
 def _uuid(value: object, name: str) -> uuid.UUID:
     if isinstance(value, uuid.UUID):
         return value
@@ -286,9 +293,7 @@ def append(
     With `replace`, the messages take the place of all that there are. With `asked`, the turn was begun and its question
     waits on it.
     """
-    if isinstance(messages, (str, BaseMessage)) or not isinstance(messages, Sequence):
-        raise InvalidMessage(f"messages must be a list of messages, got {type(messages).__name__}.")
-    messages = list(messages)
+    messages = check_messages(messages)
     if ids is not None and idempotency_key is not None:
         raise InvalidMessage("Give ids or idempotency_key, not both.")
     if ids is None:

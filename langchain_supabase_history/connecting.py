@@ -103,7 +103,7 @@ class Connecting:
         from .local import start
         from .migrations import migrate
 
-        conninfo = start(path)
+        conninfo = start(None if path is None else as_path(path, "path"))
         migrate(conninfo, schema=schema)
         return cls.from_postgres(conninfo, schema=schema, **options)
 
@@ -112,6 +112,13 @@ def number(value: Any, name: str, kind: Any, low: float) -> Any:
     if isinstance(value, bool) or not isinstance(value, kind) or not low <= value < 2**31:
         raise InvalidInput(f"{name} must be a number from {low:g} on.")
     return value
+
+
+def as_path(value: Any, name: str) -> Path:
+    try:
+        return Path(value).expanduser().resolve()
+    except (TypeError, ValueError, RuntimeError):  # no path, a NUL in it, no home to put in the place of ~
+        raise InvalidInput(f"{name} must be the path of a file or folder.") from None
 
 
 def _driver_options(schema: str, deadline: float, pool_size: int) -> dict[str, Any]:

@@ -140,6 +140,7 @@ class SupabaseChatMessageHistory(BaseChatMessageHistory):
         self._forget()
 
     def _append(self, messages: Sequence[BaseMessage], replace: bool = False) -> calls.Call[list[StoredMessage]] | None:
+        messages = calls.check_messages(messages)
         turn = self._turn(messages, replace)
         if turn is not None and self._progress is not None:
             messages = self._progress.completed(messages)

