@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import psycopg
 import pytest
 
 from langchain_supabase_history import HistoryStore, migrate
@@ -84,10 +83,17 @@ def data_api(shared_database: str) -> Iterator[servers.Lite]:
     if not servers.LITE_CLI.exists():
         missing("@supabase/lite", servers.LITE_INSTALL)
     with servers.lite(shared_database) as server:
-        # Like Supabase's default privileges, the server has granted all on our tables; the grants are put right again.
-        with psycopg.connect(shared_database, autocommit=True) as conn:
-            conn.execute("select chat_history_grant()")
         yield server
+
+
+@pytest.fixture(scope="module")
+def patient(pg: servers.Postgres) -> Iterator[tuple[str, servers.Lite]]:
+    """A database of the module's own and the Data API in front of it, to be harmed: its connection string, and that."""
+    if not servers.LITE_CLI.exists():
+        missing("@supabase/lite", servers.LITE_INSTALL)
+    url = pg.url(pg.create_database("template_history"))
+    with servers.lite(url) as api:
+        yield url, api
 
 
 @dataclass

