@@ -7,6 +7,8 @@ again, and it resumes where it ended:
     python examples/resume_session.py [folder]
 """
 
+import atexit
+import shutil
 import sys
 import tempfile
 import warnings
@@ -49,7 +51,9 @@ def talk(folder: str, *questions: str) -> None:
             print(f"  human: {question}\n  ai:    {answer.text}")
 
 
-with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
-    folder = sys.argv[1] if len(sys.argv) > 1 else f"{temporary}/postgres"
-    talk(folder, "Who am I?", "I am Ada")
-    talk(folder, "Who am I?")  # nothing of the first talk is left in memory here
+folder = sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp()
+if len(sys.argv) == 1:
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # at the end, when the server in it has stopped
+
+talk(f"{folder}/postgres", "Who am I?", "I am Ada")
+talk(f"{folder}/postgres", "Who am I?")  # nothing of the first talk is left in memory here

