@@ -89,7 +89,8 @@ def messages(js: bool = False) -> st.SearchStrategy[BaseMessage]:
 
     counts = st.integers(0, 10**6)
     usage = st.none() | st.builds(
-        lambda i, o, c: {"input_tokens": i, "output_tokens": o, "total_tokens": i + o, "input_token_details": {"cache_read": c}},
+        lambda i, o, c: {"input_tokens": i, "output_tokens": o, "total_tokens": i + o,
+                         "input_token_details": {"cache_read": c}},
         counts, counts, counts,
     )  # fmt: skip
     invalid = st.fixed_dictionaries(
@@ -99,7 +100,7 @@ def messages(js: bool = False) -> st.SearchStrategy[BaseMessage]:
             "id": st.none() | any_text,
             "error": st.none() | any_text,
             "type": st.just("invalid_tool_call"),
-        }  # fmt: skip
+        }
     )
     return st.one_of(
         build(HumanMessage),

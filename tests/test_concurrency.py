@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import threading
@@ -161,10 +162,8 @@ def test_a_replay_of_what_was_erased_is_refused_even_by_a_racing_retry(store: Hi
                 if n == 3:
                     store.delete_session(name)
                 else:
-                    try:
+                    with contextlib.suppress(Conflict):
                         store.append(name, [HumanMessage("secret")], ids=ids, epoch=0)
-                    except Conflict:
-                        pass
 
             list(pool.map(replay, range(8)))
         assert store.load(name) == []

@@ -83,19 +83,20 @@ def test_every_message_survives_the_data_api(data_api_store: HistoryStore, conve
 
 
 CALL = {"name": "search", "args": {"q": "x"}, "id": "c1", "type": "tool_call"}
+NUMBERS = {"logprobs": [-0.0, 1e22, 1e-7, 0.1 + 0.2], "ids": [2**53 + 1, 2**63, 2**64 - 1, 2**80, -(2**63)]}
 EXAMPLES: list[BaseMessage] = [
     HumanMessage("plain"),
     HumanMessage("", name="ada", id="h1"),
     HumanMessage([{"type": "text", "text": "see"}, {"type": "image_url", "image_url": {"url": "data:,x"}}]),
     HumanMessage(content_blocks=[{"type": "text", "text": "v1"}, {"type": "image", "url": "https://example.com/a.png"}]),
     AIMessage("", tool_calls=[CALL], usage_metadata={"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}),
-    AIMessage("x", invalid_tool_calls=[{"name": "f", "args": "{", "id": "c2", "error": "bad", "type": "invalid_tool_call"}]),
+    AIMessage("x", invalid_tool_calls=[{**CALL, "args": "{", "error": "bad", "type": "invalid_tool_call"}]),
     AIMessage("x", additional_kwargs={"function_call": {"name": "f", "arguments": "{}"}}),
-    AIMessage("x", response_metadata={"logprobs": [-0.0, 1e22, 1e-7, 0.1 + 0.2], "ids": [2**53 + 1, 2**63, 2**64 - 1, 2**80, -(2**63)]}),
+    AIMessage("numbers", response_metadata=NUMBERS),
     AIMessage(content_blocks=[{"type": "reasoning", "reasoning": "hm"}, {"type": "text", "text": "so"}]),
     AIMessage("x", additional_kwargs={"at": dt.datetime(2026, 1, 1, 2, 3, tzinfo=dt.timezone(dt.timedelta(hours=2)))}),
     SystemMessage("be brief", id="s"),
-    ToolMessage("42", tool_call_id="c1", artifact={"rows": ({1, 2}, b"\xff", Decimal("1.10"))}, status="error", name="search"),
+    ToolMessage("42", tool_call_id="c1", artifact={"rows": ({1, 2}, b"\xff", Decimal("1.10"))}, status="error"),
     ChatMessage("x", role="critic"),
     RemoveMessage(id="m1"),
     HumanMessage("extra", custom_field={"deep": [float("nan"), float("-inf")]}),
@@ -108,7 +109,7 @@ EXAMPLES: list[BaseMessage] = [
 def test_messages_as_they_are_met(api: Api, session: str, message: BaseMessage) -> None:
     api.append(session, [message])
     (stored,) = api.messages(session)
-    if api.store._driver.__class__.__name__ == "PostgrestDriver" and "logprobs" in message.response_metadata:
+    if api.store._driver.__class__.__name__ == "PostgrestDriver" and message.content == "numbers":
         # The JavaScript server between makes -0.0 to 0 and rounds integers beyond 2^53; nothing else may change.
         assert stored.message.response_metadata["logprobs"][1:] == [1e22, 1e-7, 0.1 + 0.2]
         assert stored.message.response_metadata["ids"][3] == 2**80

@@ -188,7 +188,7 @@ def test_every_function_pins_its_search_path_and_every_key_begins_with_the_sessi
         ).fetchall()
         assert loose == []
         keys = conn.execute(
-            "select conname, (select attname from pg_attribute a where a.attrelid = c.conrelid and a.attnum = c.conkey[1]) "
+            "select conname, (select attname from pg_attribute a where attrelid = c.conrelid and attnum = c.conkey[1]) "
             "from pg_constraint c where contype in ('p', 'u') and conrelid::regclass::text like 'chat\\_history%' "
             "and conrelid <> 'chat_history_migrations'::regclass"
         ).fetchall()
