@@ -280,7 +280,7 @@ def main(rounds: int | None, quick: bool, as_json: bool, no_fsync: bool, seed: i
     if not data_api:
         errors.print(f"The Data API is left out: @supabase/lite is not installed ({servers.LITE_INSTALL}).")
     with (
-        servers.postgres(servers.embedded_bin(), f"fsync={'off' if no_fsync else 'on'}") as server,
+        servers.postgres(servers.postgres_bin(), f"fsync={'off' if no_fsync else 'on'}") as server,
         ExitStack() as stack,
     ):
         server.execute(servers.SUPABASE_ROLES)

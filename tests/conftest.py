@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -21,18 +22,29 @@ from . import servers
 REQUIRE_ALL = os.environ.get("REQUIRE_ALL_PARTS") == "1"
 
 
-def missing(part: str, install: str) -> None:
+def missing(part: str, install: str) -> NoReturn:
     text = f"{part} is missing: {install}"
     if REQUIRE_ALL:
         pytest.fail(text)
     pytest.skip(text)
 
 
+@contextlib.contextmanager
+def postgres(version: int) -> Iterator[servers.Postgres]:
+    """A PostgreSQL of this version, with Supabase's roles."""
+    try:
+        path = servers.postgres_bin(version)
+    except FileNotFoundError as error:
+        missing(f"PostgreSQL {version}", str(error))
+    with servers.postgres(path) as server:
+        server.execute(servers.SUPABASE_ROLES)
+        yield server
+
+
 @pytest.fixture(scope="session")
 def pg() -> Iterator[servers.Postgres]:
-    """The embedded PostgreSQL 18, with Supabase's roles, listening on TCP."""
-    with servers.postgres(servers.embedded_bin()) as server:
-        server.execute(servers.SUPABASE_ROLES)
+    """A PostgreSQL with Supabase's roles, listening on TCP: the embedded 18, or what POSTGRES_VERSION says."""
+    with postgres(servers.POSTGRES_VERSION) as server:
         server.create_database(name="template_history")
         migrate(server.url("template_history"))
         yield server
@@ -41,12 +53,7 @@ def pg() -> Iterator[servers.Postgres]:
 @pytest.fixture(scope="session")
 def pg15() -> Iterator[servers.Postgres]:
     """Debian's PostgreSQL 15, with Supabase's roles."""
-    path = servers.debian_bin(15)
-    if path is None:
-        missing("PostgreSQL 15", "apt-get install postgresql-15")
-    assert path is not None
-    with servers.postgres(path) as server:
-        server.execute(servers.SUPABASE_ROLES)
+    with postgres(15) as server:
         yield server
 
 

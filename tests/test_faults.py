@@ -33,7 +33,7 @@ def everything(store: HistoryStore, session: str) -> list[tuple[int, str]]:
 
 @pytest.mark.soak
 def test_postgresql_killed_ten_times_under_eight_writers(session: str) -> None:
-    with servers.postgres(servers.embedded_bin(), "fsync=on") as server:
+    with servers.postgres(servers.postgres_bin(), "fsync=on") as server:
         conninfo = server.url(server.create_database())
         migrate(conninfo)
         writers = [
@@ -139,7 +139,7 @@ def test_the_network_cut_at_every_byte_of_an_append(
 
 def test_a_restarted_and_a_replaced_server(tmp_path: Path, session: str) -> None:
     """A restart, and another server at the same address (a failover): the pool notices and goes on."""
-    with servers.postgres(servers.embedded_bin()) as one, servers.postgres(servers.embedded_bin()) as two:
+    with servers.postgres(servers.postgres_bin()) as one, servers.postgres(servers.postgres_bin()) as two:
         for server in (one, two):
             server.create_database(name="app")
             migrate(server.url("app"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -22,6 +22,7 @@ from langchain_supabase_history import (
 from langchain_supabase_history.migrations import applied, migrations, pending, script
 
 from . import servers
+from .conftest import postgres
 
 VERSIONS = [m.version for m in migrations()]
 TABLES = ["sessions", "messages", "turns", "feedback", "migrations"]
@@ -39,11 +40,15 @@ def check_works(conninfo: str, schema: str = "public") -> None:
         assert store.delete_session(name)
 
 
+@pytest.fixture(scope="module", params=servers.POSTGRES_INSTALL)
+def cluster(request: pytest.FixtureRequest) -> Iterator[servers.Postgres]:
+    with postgres(request.param) as server:
+        yield server
+
+
 @pytest.mark.parametrize("schema", ["public", "chat", "Quoted_1"])
-@pytest.mark.parametrize("cluster", ["pg", "pg15"])
-def test_it_installs_once_and_works(request: pytest.FixtureRequest, cluster: str, schema: str) -> None:
-    server: servers.Postgres = request.getfixturevalue(cluster)
-    conninfo = server.url(server.create_database())
+def test_it_installs_once_and_works(cluster: servers.Postgres, schema: str) -> None:
+    conninfo = cluster.url(cluster.create_database())
     with pytest.raises(NotInstalled), HistoryStore.from_postgres(conninfo, schema=schema) as store:
         store.load("s")
     assert [m.version for m in migrate(conninfo, schema=schema)] == VERSIONS
@@ -135,7 +140,7 @@ def test_the_migrating_role_is_no_superuser_and_may_lack_rights(pg: servers.Post
 
 
 def test_supabase_roles_may_come_later(pg: servers.Postgres) -> None:
-    with servers.postgres(servers.embedded_bin()) as plain:  # without Supabase's roles
+    with servers.postgres(servers.postgres_bin()) as plain:  # without Supabase's roles
         conninfo = plain.url(plain.create_database())
         migrate(conninfo)
         check_works(conninfo)

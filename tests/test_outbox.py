@@ -295,7 +295,7 @@ with HistoryStore.from_postgres({shared_database!r}, outbox={str(tmp_path / "out
 @pytest.mark.soak
 def test_20_turns_end_while_the_database_is_away_and_the_application_is_killed(tmp_path: Path, session: str) -> None:
     """Their reads came before, their saves come during; away for 30 s; nothing is lost or out of order."""
-    with servers.postgres(servers.embedded_bin()) as server:
+    with servers.postgres(servers.postgres_bin()) as server:
         from langchain_supabase_history import migrate
 
         conninfo = server.url(server.create_database())
