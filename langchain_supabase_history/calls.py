@@ -24,6 +24,8 @@ R = TypeVar("R")
 
 MAX_ID_LENGTH: Final = 1000
 MAX_PAGE: Final = 1000
+ERASE_BATCH: Final = 5000  # messages and turns that one call deletes: well within a try's seconds
+_LONG: Final = 1e9  # seconds; 30 years
 _UNREAD: Final = HumanMessage("")
 
 # The arguments that are not text, by name: the type a driver that speaks SQL casts them to.
@@ -51,6 +53,8 @@ SQL_TYPES: Final[dict[str, str]] = {
     "newest_first": "boolean",
     "keep_system": "boolean",
     "replace": "boolean",
+    "replay": "boolean",
+    "request": "uuid",
     "idle_for": "interval",
     "keep_messages": "integer",
     "dry_run": "boolean",
@@ -282,13 +286,13 @@ def append(
     idempotency_key: str | None = None,
     turn: Turn | None = None,
     epoch: int | None = None,
-    replay_epoch: int | None = None,
+    known_epoch: int | None = None,
     replace: bool | None = None,
     asked: bool = False,
     max_message_bytes: int = codec.MAX_MESSAGE_BYTES,
     count_tokens: Callable[[BaseMessage], int] | None = None,
 ) -> Append:
-    """`chat_history_append`: see `HistoryStore.append`. `replay_epoch` is sent from the second try on only.
+    """`chat_history_append`: see `HistoryStore.append`. `known_epoch` is the session's when its turn began.
 
     With `replace`, the messages take the place of all that there are. With `asked`, the turn was begun and its question
     waits on it.
@@ -334,11 +338,12 @@ def append(
             "tokens": [message.tokens for message in encoded],
             "turn": None if turn is None else turn_json(turn, **({"asked": True} if asked else {})),
             "user_id": user_id,
-            "epoch": epoch,
+            "epoch": known_epoch if epoch is None else epoch,
             "replace": replace,
+            "replay": None if epoch is None else True,
         },
         parse,
-        replay_args={} if replay_epoch is None else {"epoch": replay_epoch},
+        replay_args={} if known_epoch is None else {"replay": True},
     )
     lost = [f"{named}[{n}].artifact: {m.lost}" for n, m in enumerate(encoded) if m.lost]
     return Append(call, lost)
@@ -425,34 +430,32 @@ def list_turns(
     return Call("chat_history_list_turns", args, _page(_turn))
 
 
-def _of_session(function: str, parse: Callable[[Any], R]) -> Callable[..., Call[R]]:
-    def build(session_id: str, *, user_id: str | None = None) -> Call[R]:
-        return Call(function, {"session_id": check_id(session_id), "user_id": user_id}, parse)
-
-    return build
+def get_session(session_id: str, *, user_id: str | None = None) -> Call[Session | None]:
+    """`chat_history_get_session`: see `HistoryStore.session`."""
+    return Call("chat_history_get_session", {"session_id": check_id(session_id), "user_id": user_id}, _session)
 
 
-def _cleared(reply: Any) -> int:
-    return int(reply["cleared"])
+def clear(session_id: str, *, user_id: str | None = None) -> Call[int]:
+    """`chat_history_clear`: see `HistoryStore.clear`. A retry is the same request, and hides nothing more."""
+    args = {"session_id": check_id(session_id), "user_id": user_id, "request": str(uuid.uuid4())}
+    return Call("chat_history_clear", args, lambda reply: int(reply["cleared"]))
 
 
-def _deleted(reply: Any) -> bool:
-    return bool(reply["deleted"])
+def delete_session(session_id: str, *, user_id: str | None = None) -> Call[tuple[bool, bool]]:
+    """`chat_history_delete_session`: whether there was one, and whether to execute the call again for what is left."""
+    args = {"session_id": check_id(session_id), "user_id": user_id, "request": str(uuid.uuid4()), "batch": ERASE_BATCH}
+    return Call("chat_history_delete_session", args, lambda reply: (bool(reply["deleted"]), bool(reply["more"])))
 
 
 def interrupt_turns(session_id: str, older_than: float, *, user_id: str | None = None) -> Call[int]:
     """`chat_history_interrupt_turns`: see `HistoryStore.interrupt_turns`."""
     args = {
         "session_id": check_id(session_id),
-        "older_than": check_number(older_than, "older_than", 0),
+        "older_than": min(check_number(older_than, "older_than", 0), _LONG),
         "user_id": user_id,
     }
     return Call("chat_history_interrupt_turns", args, lambda reply: int(reply["interrupted"]))
 
-
-get_session = _of_session("chat_history_get_session", _session)
-clear = _of_session("chat_history_clear", _cleared)
-delete_session = _of_session("chat_history_delete_session", _deleted)
 
 __all__ = [
     "Append", "Call", "InvalidInput", "Json", "append", "clear", "delete_session", "get_session", "list_messages",

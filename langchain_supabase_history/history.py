@@ -102,7 +102,10 @@ class SupabaseChatMessageHistory(BaseChatMessageHistory):
     @messages.setter
     def messages(self, messages: Sequence[BaseMessage]) -> None:
         # In the place of all that there are, in one transaction.
-        self._write(messages, replace=True)
+        if calls.check_messages(messages):
+            self._write(messages, replace=True)
+        else:
+            self.clear()
 
     async def aget_messages(self) -> list[BaseMessage]:
         """Async version of messages."""
@@ -146,7 +149,7 @@ class SupabaseChatMessageHistory(BaseChatMessageHistory):
             messages = self._progress.completed(messages)
         return self._store._append(
             self.session_id, messages, turn=turn, replace=replace or None,
-            replay_epoch=None if self._kept is None or replace else self._kept.epoch,
+            known_epoch=None if self._kept is None or replace else self._kept.epoch,
         )  # fmt: skip
 
     def _turn(self, messages: Sequence[BaseMessage], replace: bool) -> Turn | None:

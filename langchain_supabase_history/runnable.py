@@ -327,7 +327,7 @@ class _Turn:
         answer = self.messages[len(self.question) :]
         call = self.store._append(
             self.session_id, answer, ids=message_ids(len(answer)), asked=True,
-            turn=self.progress.turn(self.messages, status, error), replay_epoch=self.epoch,
+            turn=self.progress.turn(self.messages, status, error), known_epoch=self.epoch,
         )  # fmt: skip
         assert call is not None
         return call

@@ -267,11 +267,19 @@ class HistoryStore(Connecting, Insights, Retention):
 
     def delete_session(self, session_id: str) -> bool:
         """Remove a session with all it holds, and tell whether there was one. A late replay does not bring it back."""
-        return self._do(calls.delete_session(session_id, user_id=self._user_id))
+        call = calls.delete_session(session_id, user_id=self._user_id)
+        while True:
+            deleted, more = self._do(call)
+            if not more:
+                return deleted
 
     async def adelete_session(self, session_id: str) -> bool:
         """Async version of delete_session."""
-        return await self._ado(calls.delete_session(session_id, user_id=self._user_id))
+        call = calls.delete_session(session_id, user_id=self._user_id)
+        while True:
+            deleted, more = await self._ado(call)
+            if not more:
+                return deleted
 
     # --- LangChain
 

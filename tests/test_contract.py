@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
-from langchain_supabase_history import Conflict, InvalidMessage, InvalidSession, NotFound, Turn
+from langchain_supabase_history import Conflict, InvalidMessage, InvalidSession, NotFound, Turn, Window
 from langchain_supabase_history.calls import message_ids
 
 from .conftest import Api
@@ -159,6 +159,44 @@ def test_turns_open_join_and_are_listed(api: Api, session: str) -> None:
     assert [t.ordinal for t in api.turns(session, newest_first=True)] == [2, 1]
     assert [t.id for t in api.turns(session, limit=1, cursor=api.turns(session, limit=1).next_cursor)] == [second]
     assert {t.status for t in api.turns(session)} == {"completed"}
+
+
+def test_a_repeated_append_that_goes_on_stays_one_turn(api: Api, session: str) -> None:
+    ids = message_ids(4)
+    api.append(session, [HumanMessage("q1")], ids=ids[:1])
+    api.append(session, [HumanMessage("q2")])  # another turn, before the first one's answer
+    api.append(session, [HumanMessage("q1"), AIMessage("a1"), AIMessage("b1")], ids=ids[:3])
+    turns = {m.message.text: m.turn_id for m in api.messages(session)}
+    assert turns["q1"] == turns["a1"] == turns["b1"] != turns["q2"]
+    assert len(list(api.turns(session))) == 2
+    assert texts(api.load(session, Window(turns=1))) == ["q2", "a1", "b1"]
+    api.append(session, [HumanMessage("q1"), HumanMessage("q3")], ids=[ids[0], ids[3]])
+    assert len(list(api.turns(session))) == 3
+
+
+def test_news_of_an_older_turn_make_it_no_newer(api: Api, session: str) -> None:
+    failed, ids = Turn(uuid.uuid4(), status="failed"), message_ids(2)
+    api.append(session, [HumanMessage("qA"), AIMessage("error")], ids=ids, turn=failed)
+    api.append(session, [HumanMessage("qB")])
+    api.append(session, [HumanMessage("qA"), AIMessage("error")], ids=ids, turn=failed)  # a retry
+    api.append(session, [], turn=failed)
+    api.append(session, [AIMessage("aB")])
+    assert texts(api.load(session)) == ["qB", "aB"]
+
+
+def test_what_comes_after_a_failed_turn_is_shown(api: Api, session: str) -> None:
+    api.append(session, QA, turn=Turn(uuid.uuid4(), status="failed"))
+    api.append(session, [SystemMessage("a note")])
+    assert texts(api.load(session)) == ["a note"]
+
+
+def test_a_turn_that_was_cleared_takes_no_more(api: Api, session: str) -> None:
+    turn = Turn(uuid.uuid4())
+    api.append(session, QA, turn=turn)
+    api.clear(session)
+    with pytest.raises(Conflict, match="turn was cleared"):
+        api.append(session, [AIMessage("more")], turn=turn)
+    assert api.messages(session).items == []
 
 
 def test_a_turn_keeps_what_it_was_told(api: Api, session: str) -> None:

@@ -64,7 +64,11 @@ create table chat_history_sessions (
   cleared_position bigint not null default 0,     -- messages up to here are hidden
   cleared_turn bigint not null default 0,         -- turns up to here are hidden
   message_count bigint not null default 0,        -- of the messages that are not hidden
-  epoch integer not null default 0,               -- raised when messages are cleared or deleted
+  epoch integer not null default 0,               -- raised when messages are cleared, deleted or trimmed
+  erased_epoch integer not null default 0,        -- the epoch that the last clear or delete has made
+  erased_by uuid,                                 -- the request that did: its retry does nothing and is answered alike
+  erased_count bigint,                            -- how many messages it hid
+  erased_turn_id uuid,                            -- the last turn that it hid, which a late retry must not begin again
   revision bigint not null default 0,             -- raised by every change but an append
   unique (session_key, user_id),
   check (session_key = chat_history_key(user_id, session_id))
@@ -115,6 +119,7 @@ create table chat_history_turns (
   output_tokens bigint,
   total_tokens bigint,
   token_details json,
+  total_cost numeric check (total_cost >= 0),     -- US dollars: LangSmith's own figure, never computed here
   documents json,
   error text,
   metadata json,
@@ -138,7 +143,12 @@ create table chat_history_feedback (
   metadata json,
   created_at timestamptz not null default clock_timestamp(),
   updated_at timestamptz not null default clock_timestamp(),
+  ordinal bigint not null,                        -- its place among the session's feedback
+  sent_at timestamptz,                            -- when LangSmith last took it; null: never
+  unsent boolean not null default false,          -- whether LangSmith has yet to be told, of it or of its change
+  refusals integer not null default 0,            -- how often LangSmith refused it; after ten it is left alone
   primary key (session_key, id),
+  unique (session_key, ordinal),
   foreign key (session_key, user_id) references chat_history_sessions (session_key, user_id) on delete cascade
 );
 
@@ -199,10 +209,10 @@ declare
 begin
   insert into chat_history_turns as t (session_key, user_id, id, ordinal, status, first_position, trace_id, run_id,
       project, started_at, ended_at, model, input_tokens, output_tokens, total_tokens, token_details, documents,
-      error, metadata)
+      error, metadata, total_cost)
     select session.session_key, session.user_id, n.id, session.last_turn + 1, coalesce(n.status, 'completed'),
         chat_history_put_turn.first_position, n.trace_id, n.run_id, n.project, n.started_at, n.ended_at, n.model,
-        n.input_tokens, n.output_tokens, n.total_tokens, n.token_details, n.documents, n.error, n.metadata
+        n.input_tokens, n.output_tokens, n.total_tokens, n.token_details, n.documents, n.error, n.metadata, n.total_cost
       from json_populate_record(null::chat_history_turns, turn) n
     on conflict (session_key, id) do update set
       status = case when chat_history_turn_rank(excluded.status) > chat_history_turn_rank(t.status)
@@ -220,7 +230,8 @@ begin
       token_details = coalesce(excluded.token_details, t.token_details),
       documents = coalesce(excluded.documents, t.documents),
       error = coalesce(excluded.error, t.error),
-      metadata = coalesce(excluded.metadata, t.metadata)
+      metadata = coalesce(excluded.metadata, t.metadata),
+      total_cost = coalesce(excluded.total_cost, t.total_cost)
     returning t.* into put;
   return put;
 end
@@ -231,10 +242,12 @@ $$;
 --   ids    row ids, minted by the caller: a second try with the same ids changes nothing and gets the same answer
 --   types, data, tokens   one each per id; tokens may be null (estimated from the payload)
 --   turn   {"id": uuid, "status": ..., "trace_id": ..., ...}, or null: messages that begin with a human one open a
---          turn, others join the session's last. With "asked": true, the turn's question waits on it since
---          chat_history_begin and is put in front of the messages here; it need not be sent again
---   epoch  the session's epoch as the caller knows it; where it has been raised since, new ids are refused, so that
---          a late replay brings back nothing that was erased
+--          turn, others join that of the messages known already, else the session's last, unless it failed. With
+--          "asked": true, the turn's question waits on it since chat_history_begin and is put in front of the messages
+--          here; it need not be sent again
+--   epoch  the session's epoch as the caller knows it: where messages were cleared or deleted since, new ids are
+--          refused, so that nothing erased comes back, however late a request arrives
+--   replay whether this may be a second try, which is refused too where messages were only trimmed since
 --   replace  whether the messages take the place of all that there are
 --
 -- Answers {"epoch", "revision", "last_position", "first_position", "turn_id", "created_at", "known"}. The new messages
@@ -243,7 +256,7 @@ $$;
 create function chat_history_append(
   session_id text, ids uuid[] default '{}', types text[] default '{}', data json[] default '{}',
   tokens integer[] default null, turn json default null, user_id text default null, epoch integer default null,
-  replace boolean default null)
+  replace boolean default null, replay boolean default null)
 returns json
 language plpgsql set search_path from current as $$
 #variable_conflict use_column
@@ -263,7 +276,6 @@ begin
   types := coalesce(types, '{}');
   data := coalesce(data, '{}');
   total := cardinality(ids);
-  added := total;
   if total <> cardinality(types) or total <> cardinality(data)
      or total <> cardinality(tokens) or array_position(ids, null) is not null or array_position(types, null) is not null
      or (call is not null and call ->> 'id' is null) then
@@ -271,7 +283,6 @@ begin
       using errcode = 'PT422';
   end if;
   session := chat_history_lock(chat_history_owner(chat_history_append.user_id), chat_history_append.session_id);
-
   at := clock_timestamp();
 
   if (call ->> 'asked')::boolean then
@@ -288,57 +299,25 @@ begin
       update chat_history_turns t set question = null
         where t.session_key = session.session_key and t.id = (call ->> 'id')::uuid;
       total := cardinality(ids);
-      added := total;
     end if;
   end if;
 
   -- Exactly once. Known ids are looked up after the lock in a statement of its own, which therefore sees what a
   -- first try, still running when this one came, has committed meanwhile.
   if total > 0 then
-    select coalesce(array_agg(m.id), '{}') into known from chat_history_messages m
+    select coalesce(array_agg(m.id order by m.position), '{}') into known from chat_history_messages m
       where m.session_key = session.session_key and m.id = any (ids);
-    added := total - cardinality(known);
   end if;
-  if known <> '{}' and exists (
-    select from unnest(ids, types, data) n (id, type, data)
-      join chat_history_messages m on m.session_key = session.session_key and m.id = n.id
-      where m.type <> n.type
-         or case when m.data::text <> n.data::text then m.data::jsonb <> n.data::jsonb else false end
-  ) then
-    raise exception 'a message with this id is stored with other content' using errcode = 'PT409';
-  end if;
-  if chat_history_append.epoch < session.epoch and (added > 0 or total = 0) then
-    raise exception 'the session was cleared or deleted after these messages were made' using errcode = 'PT409';
-  end if;
-
-  if replace and (added > 0 or total = 0) then
-    perform chat_history_clear(session.session_id, chat_history_append.user_id);
-    session := chat_history_lock(session.user_id, session.session_id);
-  end if;
-
-  -- The turn: the one given, or a new one, or the session's last.
-  if call is null and added > 0 and (types[1] = 'human' or session.last_turn_id is null) then
-    call := json_build_object('id', gen_random_uuid());
-  end if;
-  if call is not null then
-    current_turn := chat_history_put_turn(session, call, case when added > 0 then session.last_position + 1 end);
-    opens := current_turn.first_position = session.last_position + 1;
-    if current_turn.ordinal > session.last_turn then
-      session.last_turn := current_turn.ordinal;
-    elsif current_turn.first_position is not null then
-      update chat_history_messages m set in_context = not m.in_context
-        where m.session_key = session.session_key and m.position >= current_turn.first_position
-          and m.turn_id = current_turn.id and m.in_context = (current_turn.status = 'failed');
-      if found then
-        session.revision := session.revision + 1;
-      end if;
-    end if;
-  elsif added > 0 then
-    select t.* into current_turn from chat_history_turns t
-      where t.session_key = session.session_key and t.id = session.last_turn_id;
-  end if;
-
+  added := total - cardinality(known);
   if known <> '{}' then
+    if exists (
+      select from unnest(ids, types, data) n (id, type, data)
+        join chat_history_messages m on m.session_key = session.session_key and m.id = n.id
+        where m.type <> n.type
+           or case when m.data::text <> n.data::text then m.data::jsonb <> n.data::jsonb else false end
+    ) then
+      raise exception 'a message with this id is stored with other content' using errcode = 'PT409';
+    end if;
     select json_agg(json_build_object('id', m.id, 'position', m.position, 'turn_id', m.turn_id,
                                       'created_at', m.created_at)) into before
       from chat_history_messages m where m.session_key = session.session_key and m.id = any (known);
@@ -351,6 +330,49 @@ begin
       raise exception 'the same message id stands twice in one call' using errcode = 'PT409';
     end if;
   end if;
+  if (added > 0 or total = 0)
+     and chat_history_append.epoch < (case when replay then session.epoch else session.erased_epoch end) then
+    raise exception 'the session was cleared or deleted after these messages were made' using errcode = 'PT409';
+  end if;
+
+  if replace and added > 0 then
+    perform chat_history_clear(session.session_id, chat_history_append.user_id);
+    session := chat_history_lock(session.user_id, session.session_id);
+  end if;
+
+  -- The turn: the one given; or for messages that go on with what is there, that of the known ones among them, else
+  -- the session's last, unless it failed, which nobody would be shown; or a new one.
+  if call is null and added > 0 and types[1] <> 'human' then
+    select t.* into current_turn from chat_history_turns t
+      where t.session_key = session.session_key and t.ordinal > session.cleared_turn
+        and t.id = (select m.turn_id from chat_history_messages m
+                      where m.session_key = session.session_key and m.id = known[cardinality(known)]);
+    if not found then
+      select t.* into current_turn from chat_history_turns t
+        where t.session_key = session.session_key and t.id = session.last_turn_id and t.status <> 'failed';
+    end if;
+  end if;
+  if call is null and added > 0 and current_turn.id is null then
+    call := json_build_object('id', gen_random_uuid());
+  end if;
+  if call is not null then
+    current_turn := chat_history_put_turn(session, call, case when added > 0 then session.last_position + 1 end);
+    if added > 0 and current_turn.ordinal <= session.cleared_turn then
+      raise exception 'the turn was cleared' using errcode = 'PT409';
+    end if;
+    opens := current_turn.first_position = session.last_position + 1;
+    if current_turn.ordinal > session.last_turn then
+      session.last_turn := current_turn.ordinal;
+    elsif current_turn.first_position is not null then
+      update chat_history_messages m set in_context = not m.in_context
+        where m.session_key = session.session_key and m.position >= current_turn.first_position
+          and m.turn_id = current_turn.id and m.in_context = (current_turn.status = 'failed');
+      if found then
+        session.revision := session.revision + 1;
+      end if;
+    end if;
+  end if;
+
   if added > 0 then
     insert into chat_history_messages (session_key, user_id, position, id, turn_id, type, data, tokens, in_context,
         begins_turn, created_at)
@@ -360,9 +382,12 @@ begin
         from unnest(ids, types, data, tokens) with ordinality n (id, type, data, tokens, ord);
   end if;
   if added > 0 or call is not null then
+    if added > 0 or current_turn.ordinal = session.last_turn then  -- news of an older turn make it no newer
+      session.last_turn_id := current_turn.id;
+    end if;
     update chat_history_sessions s set
         last_position = s.last_position + added, message_count = s.message_count + added,
-        last_turn = session.last_turn, last_turn_id = coalesce(current_turn.id, s.last_turn_id),
+        last_turn = session.last_turn, last_turn_id = session.last_turn_id,
         revision = session.revision, updated_at = at, deleted_at = null
       where s.session_key = session.session_key;
   end if;
@@ -373,48 +398,57 @@ begin
 end
 $$;
 
+-- A session as it stands once all that it holds is hidden by a request, which erases it.
+create function chat_history_erased(session chat_history_sessions, request uuid) returns chat_history_sessions
+language plpgsql stable set search_path from current as $$
+begin
+  session.erased_turn_id := (
+    select t.id from chat_history_turns t where t.session_key = session.session_key order by t.ordinal desc limit 1);
+  session.erased_count := session.message_count;
+  session.erased_by := request;
+  session.cleared_position := session.last_position;
+  session.cleared_turn := session.last_turn;
+  session.last_turn_id := null;
+  session.message_count := 0;
+  session.updated_at := clock_timestamp();
+  session.epoch := session.epoch + 1;
+  session.erased_epoch := session.epoch;
+  session.revision := session.revision + 1;
+  return session;
+end
+$$;
+
+-- Write a session's row as one of the functions that make a new form of it has made it.
+create function chat_history_settle(session chat_history_sessions) returns void
+language sql set search_path from current as $$
+  update chat_history_sessions s set
+      title = session.title, metadata = session.metadata, deleted_at = session.deleted_at,
+      updated_at = session.updated_at, cleared_position = session.cleared_position,
+      cleared_turn = session.cleared_turn, last_turn_id = session.last_turn_id,
+      message_count = session.message_count, epoch = session.epoch, revision = session.revision,
+      erased_epoch = session.erased_epoch, erased_by = session.erased_by, erased_count = session.erased_count,
+      erased_turn_id = session.erased_turn_id
+    where s.session_key = session.session_key and s.revision <> session.revision
+$$;
+
 -- Hide all messages and turns of a session; `prune` removes them later. Answers {"epoch", "revision", "cleared"}.
-create function chat_history_clear(session_id text, user_id text default null) returns json
+--
+--   request  minted by the caller: a second try, which may come after others have written again, hides nothing more
+create function chat_history_clear(session_id text, user_id text default null, request uuid default null) returns json
 language plpgsql set search_path from current as $$
 #variable_conflict use_column
 declare
   owner constant text := chat_history_owner(chat_history_clear.user_id);
-  of_session constant uuid := chat_history_key(owner, chat_history_clear.session_id);
   session chat_history_sessions;
 begin
-  select s.* into session from chat_history_sessions s where s.session_key = of_session for update;
-  update chat_history_sessions s set
-      cleared_position = s.last_position, cleared_turn = s.last_turn, last_turn_id = null, message_count = 0,
-      epoch = s.epoch + 1, revision = s.revision + 1, updated_at = clock_timestamp()
-    where s.session_key = of_session;
-  return json_build_object('epoch', coalesce(session.epoch + 1, 0), 'revision', coalesce(session.revision + 1, 0),
-                           'cleared', coalesce(session.message_count, 0));
-end
-$$;
-
--- Remove all that a session holds. Its row stays as a tombstone without content: the epoch on it refuses what would
--- bring the conversation back. Answers {"deleted": whether there was one}.
-create function chat_history_delete_session(session_id text, user_id text default null) returns json
-language plpgsql set search_path from current set statement_timeout to '5min' as $$
-#variable_conflict use_column
-declare
-  owner constant text := chat_history_owner(chat_history_delete_session.user_id);
-  of_session constant uuid := chat_history_key(owner, chat_history_delete_session.session_id);
-  session chat_history_sessions;
-begin
-  select s.* into session from chat_history_sessions s where s.session_key = of_session for update;
-  if not found or session.deleted_at is not null then
-    return json_build_object('deleted', false);
+  select s.* into session from chat_history_sessions s
+    where s.session_key = chat_history_key(owner, chat_history_clear.session_id) for update;
+  if found and session.erased_by is distinct from coalesce(request, gen_random_uuid()) then
+    session := chat_history_erased(session, request);
+    perform chat_history_settle(session);
   end if;
-  delete from chat_history_messages m where m.session_key = of_session;
-  delete from chat_history_turns t where t.session_key = of_session;
-  delete from chat_history_feedback f where f.session_key = of_session;
-  update chat_history_sessions s set
-      title = null, metadata = null, deleted_at = clock_timestamp(), updated_at = clock_timestamp(),
-      cleared_position = s.last_position, cleared_turn = s.last_turn, last_turn_id = null, message_count = 0,
-      epoch = s.epoch + 1, revision = s.revision + 1
-    where s.session_key = of_session;
-  return json_build_object('deleted', true);
+  return json_build_object('epoch', coalesce(session.epoch, 0), 'revision', coalesce(session.revision, 0),
+                           'cleared', coalesce(session.erased_count, 0));
 end
 $$;
 
@@ -597,7 +631,8 @@ $$;
 
 -- Begin a turn: write down its question, and answer what chat_history_load_rows does, all in one. The question waits on
 -- the turn's row, status 'running', until the append that ends the turn puts it in front of the answer; so it is there
--- even where the application is killed in between. Doing it again with the same turn id changes nothing.
+-- even where the application is killed in between. Doing it again with the same turn id changes nothing; where the
+-- turn was cleared or deleted meanwhile, it is refused.
 --
 --   turn  {"id": uuid, "question": [{"id", "type", "data", "tokens"}], "started_at": ..., ...}
 create function chat_history_begin_rows(
@@ -615,10 +650,16 @@ begin
     raise exception 'a turn begins with its id and its question' using errcode = 'PT422';
   end if;
   session := chat_history_lock(chat_history_owner(chat_history_begin_rows.user_id), chat_history_begin_rows.session_id);
+  if (call ->> 'id')::uuid = session.erased_turn_id then
+    raise exception 'the session was cleared or deleted after the question was asked' using errcode = 'PT409';
+  end if;
   begun := chat_history_put_turn(
     session, json_build_object('id', call -> 'id', 'status', 'running', 'started_at', call -> 'started_at',
                                'trace_id', call -> 'trace_id', 'run_id', call -> 'run_id', 'project', call -> 'project'),
     null);
+  if begun.ordinal <= session.cleared_turn then
+    raise exception 'the session was cleared after the question was asked' using errcode = 'PT409';
+  end if;
   if begun.ordinal > session.last_turn then
     update chat_history_turns t set question = call -> 'question'
       where t.session_key = session.session_key and t.id = begun.id;
@@ -757,20 +798,22 @@ $$;
 -- Who may use what: Supabase's signed-in users and its service role, where these exist, and `extra_role` where one is
 -- named (an application's login that does not own the tables). Run it again when such a role comes later, or when
 -- something has granted more. All is revoked first: default privileges have often granted too much already, truncate
--- among it, which row level security does not hold back.
+-- among it, which row level security does not hold back. Views may be read.
 create function chat_history_grant(extra_role text default null) returns void
 language plpgsql set search_path from current as $$
 declare
   home constant oid := (select p.pronamespace from pg_proc p where p.oid = 'chat_history_grant'::regproc);
   tables constant text[] := array['chat_history_sessions', 'chat_history_messages', 'chat_history_turns',
                                   'chat_history_feedback'];
+  views constant text[] := array(select c.relname::text from pg_class c where c.relnamespace = home
+                                   and c.relkind = 'v' and c.relname like 'chat\_history\_%' order by 1);
   routine regprocedure;
   name text;
 begin
   if extra_role is not null and to_regrole(quote_ident(extra_role)) is null then
     raise exception 'role % does not exist', extra_role using errcode = '42704';
   end if;
-  foreach name in array array_append(tables, 'chat_history_migrations') loop
+  foreach name in array tables || views || array['chat_history_migrations'] loop
     execute format('revoke all on table %I from public', name);
   end loop;
   for routine in
@@ -783,7 +826,7 @@ begin
     select r.rolname from pg_roles r
       where r.rolname in ('anon', 'authenticated', 'service_role') or r.rolname = extra_role
   loop
-    execute format('revoke all on table %s, chat_history_migrations from %I', array_to_string(tables, ', '), name);
+    execute format('revoke all on table %s, chat_history_migrations from %I', array_to_string(tables || views, ', '), name);
     for routine in
       select p.oid from pg_proc p where p.pronamespace = home and p.proname like 'chat\_history\_%'
     loop
@@ -797,6 +840,9 @@ begin
         execute format('grant usage on schema %s to %I', home::regnamespace, name);
       end if;
       execute format('grant select, insert, update, delete on table %s to %I', array_to_string(tables, ', '), name);
+      if views <> '{}' then
+        execute format('grant select on table %s to %I', array_to_string(views, ', '), name);
+      end if;
     end if;
   end loop;
 end

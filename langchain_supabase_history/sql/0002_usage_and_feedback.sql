@@ -1,75 +1,24 @@
 -- Usage and feedback: what turns cost, what people thought of them, and what LangSmith has been told of it.
 
--- Cost is never computed here: it is LangSmith's own figure, or null.
-alter table chat_history_turns add column total_cost numeric check (total_cost >= 0);  -- US dollars
-
 -- When a turn was held: as told by who held it, else when it was stored.
 create index chat_history_turns_time on chat_history_turns (user_id, (coalesce(started_at, created_at)));
 
-alter table chat_history_feedback
-  add column ordinal bigint,                      -- its place among the session's feedback
-  add column sent_at timestamptz,                 -- when LangSmith last took it; null: never
-  add column unsent boolean not null default false,  -- whether LangSmith has yet to be told, of it or of its change
-  add column refusals integer not null default 0;  -- how often LangSmith refused it; after ten it is left alone
-update chat_history_feedback f set ordinal = n.ordinal
-  from (select session_key, id, row_number() over (partition by session_key order by created_at, id) as ordinal
-          from chat_history_feedback) n
-  where f.session_key = n.session_key and f.id = n.id;
-alter table chat_history_feedback alter column ordinal set not null, add unique (session_key, ordinal);
 create index chat_history_feedback_turn on chat_history_feedback (session_key, turn_id, key);
 create index chat_history_feedback_unsent on chat_history_feedback (user_id, updated_at) where unsent;
-
--- Write down how a turn stands; what is not said now stays as it was said before.
-create or replace function chat_history_put_turn(session chat_history_sessions, turn json, first_position bigint)
-returns chat_history_turns
-language plpgsql set search_path from current as $$
-#variable_conflict use_column
-declare
-  put chat_history_turns;
-begin
-  insert into chat_history_turns as t (session_key, user_id, id, ordinal, status, first_position, trace_id, run_id,
-      project, started_at, ended_at, model, input_tokens, output_tokens, total_tokens, token_details, documents,
-      error, metadata, total_cost)
-    select session.session_key, session.user_id, n.id, session.last_turn + 1, coalesce(n.status, 'completed'),
-        chat_history_put_turn.first_position, n.trace_id, n.run_id, n.project, n.started_at, n.ended_at, n.model,
-        n.input_tokens, n.output_tokens, n.total_tokens, n.token_details, n.documents, n.error, n.metadata, n.total_cost
-      from json_populate_record(null::chat_history_turns, turn) n
-    on conflict (session_key, id) do update set
-      status = case when chat_history_turn_rank(excluded.status) > chat_history_turn_rank(t.status)
-                    then excluded.status else t.status end,
-      first_position = coalesce(t.first_position, excluded.first_position),
-      trace_id = coalesce(excluded.trace_id, t.trace_id),
-      run_id = coalesce(excluded.run_id, t.run_id),
-      project = coalesce(excluded.project, t.project),
-      started_at = coalesce(t.started_at, excluded.started_at),
-      ended_at = coalesce(excluded.ended_at, t.ended_at),
-      model = coalesce(excluded.model, t.model),
-      input_tokens = coalesce(excluded.input_tokens, t.input_tokens),
-      output_tokens = coalesce(excluded.output_tokens, t.output_tokens),
-      total_tokens = coalesce(excluded.total_tokens, t.total_tokens),
-      token_details = coalesce(excluded.token_details, t.token_details),
-      documents = coalesce(excluded.documents, t.documents),
-      error = coalesce(excluded.error, t.error),
-      metadata = coalesce(excluded.metadata, t.metadata),
-      total_cost = coalesce(excluded.total_cost, t.total_cost)
-    returning t.* into put;
-  return put;
-end
-$$;
 
 -- Feedback -------------------------------------------------------------------------------------------------
 
 -- What LangSmith has yet to be told by an owner, the oldest first: a row each with all that telling needs.
 create function chat_history_unsent_feedback(owner text, first uuid, max_items integer) returns json
 language sql stable set search_path from current as $$
-  select coalesce(json_agg(json_build_object(
-      'session_id', s.session_id, 'id', f.id, 'key', f.key, 'score', f.score, 'value', f.value, 'comment', f.comment,
-      'updated_at', f.updated_at, 'sent_at', f.sent_at, 'run_id', coalesce(t.run_id, t.trace_id), 'project', t.project,
-      'run_started_at', t.metadata ->> 'trace_started_at')), '[]')
-    from (select * from chat_history_feedback f where f.user_id = owner and f.unsent
-            order by f.id <> first, f.refusals, f.updated_at limit max_items) f
-      join chat_history_turns t on t.session_key = f.session_key and t.id = f.turn_id
-      join chat_history_sessions s on s.session_key = f.session_key
+  select coalesce(json_agg(u), '[]') from (
+    select s.session_id, f.id, f.key, f.score, f.value, f.comment, f.updated_at, f.sent_at,
+        coalesce(t.run_id, t.trace_id) as run_id, t.project, t.metadata ->> 'trace_started_at' as run_started_at
+      from (select * from chat_history_feedback f where f.user_id = owner and f.unsent
+              order by f.id <> first, f.refusals, f.updated_at limit max_items) f
+        join chat_history_turns t on t.session_key = f.session_key and t.id = f.turn_id
+        join chat_history_sessions s on s.session_key = f.session_key
+      order by f.id <> first, f.refusals, f.updated_at) u
 $$;
 
 -- Store what somebody thought of a turn, or of one message of it. There is one feedback of each key on a turn, and on
@@ -317,58 +266,5 @@ create view chat_history_feedback_summary with (security_invoker = true) as
       count(*) as given, avg(f.score) as average_score, count(f.comment) as comments,
       count(*) filter (where f.unsent) as unsent
     from chat_history_feedback f group by 1, 2, 3;
-
--- Grants ---------------------------------------------------------------------------------------------------
-
--- Who may use what: Supabase's signed-in users and its service role, where these exist, and `extra_role` where one is
--- named (an application's login that does not own the tables). Run it again when such a role comes later, or when
--- something has granted more. All is revoked first: default privileges have often granted too much already, truncate
--- among it, which row level security does not hold back. Views may be read.
-create or replace function chat_history_grant(extra_role text default null) returns void
-language plpgsql set search_path from current as $$
-declare
-  home constant oid := (select p.pronamespace from pg_proc p where p.oid = 'chat_history_grant'::regproc);
-  tables constant text[] := array['chat_history_sessions', 'chat_history_messages', 'chat_history_turns',
-                                  'chat_history_feedback'];
-  views constant text[] := array(select c.relname::text from pg_class c where c.relnamespace = home
-                                   and c.relkind = 'v' and c.relname like 'chat\_history\_%' order by 1);
-  routine regprocedure;
-  name text;
-begin
-  if extra_role is not null and to_regrole(quote_ident(extra_role)) is null then
-    raise exception 'role % does not exist', extra_role using errcode = '42704';
-  end if;
-  foreach name in array tables || views || array['chat_history_migrations'] loop
-    execute format('revoke all on table %I from public', name);
-  end loop;
-  for routine in
-    select p.oid from pg_proc p where p.pronamespace = home and p.proname like 'chat\_history\_%'
-  loop
-    execute format('revoke all on function %s from public', routine);
-  end loop;
-
-  for name in
-    select r.rolname from pg_roles r
-      where r.rolname in ('anon', 'authenticated', 'service_role') or r.rolname = extra_role
-  loop
-    execute format('revoke all on table %s, chat_history_migrations from %I', array_to_string(tables || views, ', '), name);
-    for routine in
-      select p.oid from pg_proc p where p.pronamespace = home and p.proname like 'chat\_history\_%'
-    loop
-      execute format('revoke all on function %s from %I', routine, name);
-      if name <> 'anon' and routine <> 'chat_history_grant(text)'::regprocedure then
-        execute format('grant execute on function %s to %I', routine, name);
-      end if;
-    end loop;
-    if name <> 'anon' then
-      if not has_schema_privilege(name, home, 'usage') then
-        execute format('grant usage on schema %s to %I', home::regnamespace, name);
-      end if;
-      execute format('grant select, insert, update, delete on table %s to %I', array_to_string(tables, ', '), name);
-      execute format('grant select on table %s to %I', array_to_string(views, ', '), name);
-    end if;
-  end loop;
-end
-$$;
 
 select chat_history_grant();

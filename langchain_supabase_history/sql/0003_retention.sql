@@ -48,19 +48,14 @@ end
 $$;
 
 -- A session as it stands once it is deleted: a tombstone without content.
-create function chat_history_buried(session chat_history_sessions) returns chat_history_sessions
+create function chat_history_buried(session chat_history_sessions, request uuid default null)
+returns chat_history_sessions
 language plpgsql stable set search_path from current as $$
 begin
+  session := chat_history_erased(session, request);
   session.title := null;
   session.metadata := null;
-  session.deleted_at := clock_timestamp();
-  session.updated_at := session.deleted_at;
-  session.cleared_position := session.last_position;
-  session.cleared_turn := session.last_turn;
-  session.last_turn_id := null;
-  session.message_count := 0;
-  session.epoch := session.epoch + 1;
-  session.revision := session.revision + 1;
+  session.deleted_at := session.updated_at;
   return session;
 end
 $$;
@@ -114,17 +109,36 @@ begin
 end
 $$;
 
--- Write a session's row as one of the functions above made it, and sweep what it hides now.
-create function chat_history_settle(session chat_history_sessions, most integer) returns json
-language plpgsql set search_path from current as $$
+-- Remove all that a session holds. Its row stays as a tombstone without content: the epoch on it refuses what would
+-- bring the conversation back.
+--
+--   request  minted by the caller: a second try is answered like the first, and goes on with what is left
+--   batch    how much one call removes at most, in messages and turns together; null for everything at once
+--
+-- Answers {"deleted": whether there was one, "more": whether to call again with the same request}.
+create function chat_history_delete_session(
+  session_id text, user_id text default null, request uuid default null, batch integer default null)
+returns json
+language plpgsql set search_path from current set statement_timeout to '5min' as $$
+#variable_conflict use_column
+declare
+  owner constant text := chat_history_owner(chat_history_delete_session.user_id);
+  session chat_history_sessions;
+  there boolean;
+  swept json;
 begin
-  update chat_history_sessions s set
-      title = session.title, metadata = session.metadata, deleted_at = session.deleted_at,
-      updated_at = session.updated_at, cleared_position = session.cleared_position,
-      cleared_turn = session.cleared_turn, last_turn_id = session.last_turn_id,
-      message_count = session.message_count, epoch = session.epoch, revision = session.revision
-    where s.session_key = session.session_key and s.revision <> session.revision;
-  return chat_history_sweep(session, most, false);
+  select s.* into session from chat_history_sessions s
+    where s.session_key = chat_history_key(owner, chat_history_delete_session.session_id) for update;
+  if not found then
+    return json_build_object('deleted', false, 'more', false);
+  end if;
+  there := session.deleted_at is null;
+  if there then
+    session := chat_history_buried(session, request);
+    perform chat_history_settle(session);
+  end if;
+  swept := chat_history_sweep(session, batch, false);
+  return json_build_object('deleted', there or coalesce(session.erased_by = request, false), 'more', swept -> 'more');
 end
 $$;
 
@@ -208,7 +222,8 @@ begin
     if dry_run then
       swept := chat_history_sweep(session, null, true);
     else
-      swept := chat_history_settle(session, greatest(batch - spent, 1));
+      perform chat_history_settle(session);
+      swept := chat_history_sweep(session, greatest(batch - spent, 1), false);
     end if;
     messages := messages + (swept ->> 'messages')::bigint;
     turns := turns + (swept ->> 'turns')::bigint;
@@ -265,7 +280,8 @@ begin
       deleted := deleted + 1;
       spent := spent + 1;
     end if;
-    swept := chat_history_settle(session, case when batch is not null then greatest(batch - spent, 1) end);
+    perform chat_history_settle(session);
+    swept := chat_history_sweep(session, case when batch is not null then greatest(batch - spent, 1) end, false);
     messages := messages + (swept ->> 'messages')::bigint;
     turns := turns + (swept ->> 'turns')::bigint;
     feedback := feedback + (swept ->> 'feedback')::bigint;
