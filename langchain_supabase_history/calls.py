@@ -189,7 +189,7 @@ def turn_json(turn: Turn, **more: Any) -> Json:
     for name in _TURN_JSON:
         if value := getattr(turn, name):
             try:
-                sent[name] = codec.encode(value, f"turn.{name}")
+                sent[name] = codec.to_json(value, f"turn.{name}")
             except codec._Unencodable as error:
                 raise InvalidMessage(f"{error.path[:200]} cannot be stored: {error.reason}.") from None
     return Json(orjson.dumps(sent | more))
@@ -262,19 +262,11 @@ def _parse_load_rows(rows: Sequence[tuple[Any, ...]]) -> Loaded:
 
 
 @dataclass(frozen=True, slots=True)
-class Append:
-    """What `append` was given, encoded and checked."""
+class Built(Generic[R]):
+    """A call made of messages. `amiss` tells what of them could not be stored as it was given."""
 
-    call: Call[list[StoredMessage]]
-    lost: list[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """What `begin` was given, encoded and checked."""
-
-    call: Call[Loaded]
-    lost: list[str]
+    call: Call[R]
+    amiss: list[str]
 
 
 def append(
@@ -291,7 +283,7 @@ def append(
     asked: bool = False,
     max_message_bytes: int = codec.MAX_MESSAGE_BYTES,
     count_tokens: Callable[[BaseMessage], int] | None = None,
-) -> Append:
+) -> Built[list[StoredMessage]]:
     """`chat_history_append`: see `HistoryStore.append`. `known_epoch` is the session's when its turn began.
 
     With `replace`, the messages take the place of all that there are. With `asked`, the turn was begun and its question
@@ -345,8 +337,7 @@ def append(
         parse,
         replay_args={} if known_epoch is None else {"replay": True},
     )
-    lost = [f"{named}[{n}].artifact: {m.lost}" for n, m in enumerate(encoded) if m.lost]
-    return Append(call, lost)
+    return Built(call, [what for message in encoded for what in message.amiss])
 
 
 def load(
@@ -379,7 +370,7 @@ def begin(
     window: Window | None = None,
     max_message_bytes: int = codec.MAX_MESSAGE_BYTES,
     count_tokens: Callable[[BaseMessage], int] | None = None,
-) -> Begun:
+) -> Built[Loaded]:
     """`chat_history_begin`: load a session, and leave the question with the turn until its answer is appended."""
     encoded = [codec.encode_message(m, f"input[{n}]", max_message_bytes, count_tokens) for n, m in enumerate(question)]
     waiting = [
@@ -389,8 +380,8 @@ def begin(
     loading = load(session_id, user_id=user_id, window=window)
     args = {name: value for name, value in loading.args.items() if name not in ("after_position", "known_revision")}
     args["turn"] = turn_json(turn, question=waiting)
-    lost = [f"input[{n}].artifact: {m.lost}" for n, m in enumerate(encoded) if m.lost]
-    return Begun(Call("chat_history_begin", args, _parse_load, _parse_load_rows), lost)
+    call = Call("chat_history_begin", args, _parse_load, _parse_load_rows)
+    return Built(call, [what for message in encoded for what in message.amiss])
 
 
 def _listing(
@@ -458,6 +449,6 @@ def interrupt_turns(session_id: str, older_than: float, *, user_id: str | None =
 
 
 __all__ = [
-    "Append", "Call", "InvalidInput", "Json", "append", "clear", "delete_session", "get_session", "list_messages",
+    "Built", "Call", "InvalidInput", "Json", "append", "clear", "delete_session", "get_session", "list_messages",
     "list_turns", "load", "message_ids",
 ]  # fmt: skip

@@ -135,7 +135,7 @@ def add_feedback(
     }  # fmt: skip
     if value is not None:
         try:
-            sent["value"] = {"value": codec.encode(value, "value")}
+            sent["value"] = {"value": codec.to_json(value, "value")}
         except codec._Unencodable as error:
             raise InvalidInput(f"{error.path[:200]} cannot be stored: {error.reason}.") from None
     args = {"session_id": check_id(session_id), "feedback": Json(orjson.dumps(sent)), "user_id": user_id}

@@ -16,7 +16,8 @@ as it was:
 `dict`                  `[[key, value], ...]`, where keys are not all plain strings, or one of them is `$type`
 ======================  ==========================================================================
 
-Pydantic models (a retriever's `Document`, say) and dataclasses are written as their dictionaries, and stay that.
+Pydantic models (a retriever's `Document`, say) and dataclasses are written as their dictionaries, and stay that; a set
+of them comes back as a list. An object with a `$type` that is not written as here stays as it is.
 """
 
 from __future__ import annotations
@@ -52,19 +53,20 @@ from .errors import InvalidMessage
 logger = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES: Final = 16 * 2**20
-_MAX_DEPTH: Final = 100
+_MAX_DEPTH: Final = 80  # a level may take three of JSON, of which the encoder takes 254
 _TAG: Final = "$type"
 _UNENCODABLE: Final = "unencodable"
+_NO_DEFAULT: Final = object()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Encoded:
-    """A message ready to be stored. `lost` names the type of an artifact that could not be encoded."""
+    """A message ready to be stored. `amiss` tells what of it could not be, and what is stored in its place."""
 
     type: str
     data: bytes
     tokens: int
-    lost: str | None = None
+    amiss: Sequence[str] = ()
 
 
 class _Unencodable(Exception):
@@ -99,15 +101,27 @@ def _encode_int(value: int, path: str, depth: int) -> Any:
 
 def _encode_float(value: float, path: str, depth: int) -> Any:
     if value - value == 0:  # finite
-        return value
+        return float(value)  # numpy's are floats too, but not to the encoder
     return _tagged("float", "nan" if value != value else "inf" if value > 0 else "-inf")
 
 
 def _encode_dict(value: Mapping[Any, Any], path: str, depth: int) -> Any:
     if all(type(k) is str and _plain(k) for k in value) and _TAG not in value:
         return {k: encode(v, f"{path}.{k}", depth) for k, v in value.items()}
-    pairs = [[encode(k, f"{path} key", depth), encode(v, f"{path}[{k!r:.40}]", depth)] for k, v in value.items()]
+    pairs = [[_encode_key(k, path, depth), encode(v, f"{path}[{k!r:.40}]", depth)] for k, v in value.items()]
     return _tagged("dict", pairs)
+
+
+def _encode_key(key: Any, path: str, depth: int) -> Any:
+    encoded = encode(key, f"{path} key", depth)
+    if type(encoded) is dict and _TAG not in encoded:
+        raise _Unencodable(f"{path} key", f"{type(key).__qualname__} comes back as a dictionary, which is no key")
+    return encoded
+
+
+def _encode_set(value: Iterable[Any], path: str, depth: int) -> list[Any]:
+    # In an order of their own: that of a set changes from process to process, and a retry must be the same.
+    return sorted(_encode_list(value, path, depth), key=orjson.dumps)
 
 
 def _encode_list(value: Iterable[Any], path: str, depth: int) -> list[Any]:
@@ -129,8 +143,8 @@ _ENCODERS: dict[type, Callable[[Any, str, int], Any]] = {
     dict: _encode_dict,
     list: _encode_list,
     tuple: lambda v, p, d: _tagged("tuple", _encode_list(v, p, d)),
-    set: lambda v, p, d: _tagged("set", _encode_list(v, p, d)),
-    frozenset: lambda v, p, d: _tagged("frozenset", _encode_list(v, p, d)),
+    set: lambda v, p, d: _tagged("set", _encode_set(v, p, d)),
+    frozenset: lambda v, p, d: _tagged("frozenset", _encode_set(v, p, d)),
     bytes: lambda v, p, d: _tagged("bytes", base64.b64encode(v).decode()),
     bytearray: lambda v, p, d: _tagged("bytearray", base64.b64encode(v).decode()),
     dt.datetime: lambda v, p, d: _tagged("datetime", v.isoformat()),
@@ -166,6 +180,27 @@ def encode(value: Any, path: str = "", depth: int = 0) -> Any:
     return encoder(value, path, depth + 1)
 
 
+def to_json(value: Any, path: str) -> orjson.Fragment:
+    """A value as JSON text, to be put into what is sent.
+
+    Raises:
+        _Unencodable: It cannot be, whatever its own code raised.
+    """
+    try:
+        return orjson.Fragment(orjson.dumps(encode(value, path)))
+    except _Unencodable:
+        raise
+    except Exception as error:  # a property, __iter__ or model_dump of the value's own
+        raise _Unencodable(path, type(error).__name__) from error
+
+
+def _hashed(make: Callable[[Any], Any], items: list[Any]) -> Any:
+    try:
+        return make(items)
+    except TypeError:  # of models, which come back as dictionaries
+        return items
+
+
 def _decode_enum(tagged: dict[str, Any]) -> Any:
     module, _, name = str(tagged.get("class", "")).partition(":")
     found: Any = sys.modules.get(module)  # never imported for a row's sake
@@ -190,8 +225,8 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
     "decimal": decimal.Decimal,
     "uuid": uuid.UUID,
     "tuple": lambda v: tuple(decode(v)),
-    "set": lambda v: set(decode(v)),
-    "frozenset": lambda v: frozenset(decode(v)),
+    "set": lambda v: _hashed(set, decode(v)),
+    "frozenset": lambda v: _hashed(frozenset, decode(v)),
     "dict": lambda v: {decode(key): decode(item) for key, item in v},
 }
 
@@ -205,7 +240,10 @@ def decode(value: Any) -> Any:
                 return _decode_enum(value)
             decoder = _DECODERS.get(tag) if type(tag) is str else None
             if decoder is not None:
-                return decoder(value["value"])
+                try:
+                    return decoder(value["value"])
+                except (ArithmeticError, AttributeError, TypeError, ValueError):  # not as it is written here
+                    return value
         return {k: decode(v) if type(v) in (dict, list) else v for k, v in value.items()}
     if type(value) is list:
         return [decode(v) if type(v) in (dict, list) else v for v in value]
@@ -234,7 +272,8 @@ def encode_message(message: BaseMessage, where: str = "message", max_bytes: int 
         count_tokens: Counts a message's tokens; without it the provider's usage or an estimate is taken.
 
     Raises:
-        InvalidMessage: It is no message, or a field cannot be encoded, or it is too large.
+        InvalidMessage: It is no message, or a field cannot be encoded, or it is too large. An artifact or a token count
+            never costs the message: see `Encoded.amiss`.
     """
     if not isinstance(message, BaseMessage):
         raise InvalidMessage(f"{where} must be a LangChain message (HumanMessage, AIMessage, ...), "
@@ -243,19 +282,21 @@ def encode_message(message: BaseMessage, where: str = "message", max_bytes: int 
         message = message_chunk_to_message(message)
     defaults = _defaults(type(message))
     data: dict[str, Any] = {}
-    lost: str | None = None
+    amiss: list[str] = []
     field = ""
     try:
         for field, value in {**vars(message), **(message.model_extra or {})}.items():
-            if field == "type" or (field in defaults and value == defaults[field]):
+            default = defaults.get(field, _NO_DEFAULT)
+            if field == "type" or (type(value) is type(default) and value == default):
                 continue
-            try:
+            if field == "artifact":
+                try:
+                    data[field] = to_json(value, field)
+                except _Unencodable as error:
+                    amiss.append(f"{where}.artifact: {error.reason}; a marker is stored in its place")
+                    data[field] = {_TAG: _UNENCODABLE, "class": f"{type(value).__module__}:{type(value).__qualname__}"}
+            else:
                 data[field] = encode(value, field)
-            except _Unencodable as error:
-                if field != "artifact":
-                    raise
-                lost = error.reason
-                data[field] = {_TAG: _UNENCODABLE, "class": f"{type(value).__module__}:{type(value).__qualname__}"}
         payload = orjson.dumps(data)
     except _Unencodable as error:
         raise InvalidMessage(f"{where} cannot be stored: field '{error.path[:200]}': {error.reason}.") from None
@@ -268,18 +309,25 @@ def encode_message(message: BaseMessage, where: str = "message", max_bytes: int 
         )
     if not _plain(message.type):
         raise InvalidMessage(f"{where} has a type with NUL or lone surrogates.")
-    return Encoded(message.type, payload, _tokens(message, data, count_tokens), lost)
+    return Encoded(message.type, payload, _tokens(message, data, count_tokens, where, amiss), amiss)
 
 
-def _tokens(message: BaseMessage, data: dict[str, Any], count: Callable[[BaseMessage], int] | None) -> int:
+def _tokens(
+    message: BaseMessage, data: dict[str, Any], count: Callable[[BaseMessage], int] | None, where: str, amiss: list[str]
+) -> int:
     if count is not None:
-        counted = count(message)
-        if type(counted) is not int or not 0 <= counted < 2**31:
-            raise InvalidMessage(f"count_tokens must return a whole number from 0 to 2147483647, got {counted!r:.40}.")
-        return counted
-    usage = getattr(message, "usage_metadata", None)
-    if usage and usage.get("output_tokens"):
-        return min(int(usage["output_tokens"]), 2**31 - 1)
+        try:
+            counted = count(message)
+            if type(counted) is int and 0 <= counted < 2**31:
+                return counted
+            wrong = f"gave {counted!r:.40}"
+        except Exception as error:  # the application's own code; a count is not worth a turn
+            wrong = f"raised {type(error).__name__}"
+        amiss.append(f"{where}: count_tokens {wrong}; an estimate is stored in its place")
+    else:
+        usage = getattr(message, "usage_metadata", None)
+        if usage and isinstance(told := usage.get("output_tokens"), int) and told > 0:
+            return min(int(told), 2**31 - 1)
     # Four bytes a token is the field's rule of thumb for English; other scripts take more bytes, so the bytes are
     # counted, not the characters. What a provider is sent: content and tool calls.
     text = data.get("content", "")

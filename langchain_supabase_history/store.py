@@ -170,7 +170,7 @@ class HistoryStore(Connecting, Insights, Retention):
             session_id, messages, user_id=self._user_id, max_message_bytes=self._max_message_bytes,
             count_tokens=self._count_tokens, **options,
         )  # fmt: skip
-        self._report_lost(built.lost, messages)
+        self._report_amiss(built.amiss, messages)
         return built.call if messages or options.get("turn") or options.get("replace") else None
 
     def load(self, session_id: str, window: Window | None = None) -> list[BaseMessage]:
@@ -195,7 +195,7 @@ class HistoryStore(Connecting, Insights, Retention):
             session_id, question, turn, user_id=self._user_id, window=self._window,
             max_message_bytes=self._max_message_bytes, count_tokens=self._count_tokens,
         )  # fmt: skip
-        self._report_lost(built.lost, question)
+        self._report_amiss(built.amiss, question)
         return built.call
 
     def messages(
@@ -340,9 +340,9 @@ class HistoryStore(Connecting, Insights, Retention):
     async def _ado(self, call: calls.Call[T]) -> T:
         return await (self._outbox or self._driver).aexecute(call, self._identity)
 
-    def _report_lost(self, lost: Sequence[str], messages: Sequence[BaseMessage]) -> None:
-        for artifact in lost:
-            self._report(InvalidMessage(f"{artifact}; a marker is stored in its place.", advice=""), messages)
+    def _report_amiss(self, amiss: Sequence[str], messages: Sequence[BaseMessage]) -> None:
+        for what in amiss:
+            self._report(InvalidMessage(f"{what}.", advice=""), messages)
 
     def _report(self, error: HistoryError, messages: Sequence[BaseMessage]) -> None:
         """Tell of an error that no caller will see."""

@@ -6,6 +6,9 @@ import copy
 import dataclasses
 import datetime as dt
 import json
+import os
+import subprocess
+import sys
 import uuid
 from decimal import Decimal
 from typing import Any
@@ -25,8 +28,10 @@ from langchain_core.messages import (
     SystemMessage,
     ToolMessage,
 )
+from pydantic import BaseModel
 
-from langchain_supabase_history import HistoryStore, InvalidMessage
+from langchain_supabase_history import HistoryStore, InvalidMessage, Turn
+from langchain_supabase_history.calls import turn_json
 from langchain_supabase_history.messages import (
     decode_message,
     decode_rows,
@@ -278,5 +283,104 @@ def test_tokens_are_the_callers_or_the_providers_or_estimated() -> None:
     assert encode_message(AIMessage("a long answer " * 50, usage_metadata=usage)).tokens == 5
     for text in ("", "hello", "héllo wörld " * 9, "日本語" * 50):
         assert encode_message(HumanMessage(text)).tokens >= len(text.encode()) / 4
-    with pytest.raises(InvalidMessage, match="count_tokens"):
-        encode_message(HumanMessage("x"), count_tokens=lambda m: 1.5)  # type: ignore[arg-type,return-value]
+
+
+class Hostile(BaseModel):
+    def model_dump(self, **options: Any) -> Any:
+        raise RuntimeError("not to be dumped")
+
+
+class Ambiguous:
+    """Compares as arrays do, element by element."""
+
+    def __eq__(self, other: object) -> Any:
+        raise ValueError("the truth value of an array is ambiguous")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Float(float):
+    """As numpy's: a float, and not to every encoder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    x: int
+
+
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = {1: value}
+    return value
+
+
+@pytest.mark.parametrize("artifact", [Ambiguous(), [Ambiguous()], Hostile(), nested(90), {Point(1): 2}, object()])
+def test_no_artifact_costs_a_message(artifact: Any) -> None:
+    message = ToolMessage("ok", tool_call_id="c1", artifact=artifact)
+    encoded = encode_message(message, "messages[1]")
+    (amiss,) = encoded.amiss
+    assert amiss.startswith("messages[1].artifact: ")
+    back = decode_message(encoded.type, json.loads(encoded.data))
+    assert back.artifact["$type"] == "unencodable"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("value", [Float(0.5), nested(75), [nested(70)]])
+def test_odd_values_are_kept(value: Any) -> None:
+    message = AIMessage("x", response_metadata={"value": value})
+    assert there_and_back(message) == message
+    assert turn_json(Turn(uuid.uuid4(), metadata={"value": value}))
+
+
+@pytest.mark.parametrize(("value", "back"), [({Point(1)}, [{"x": 1}]), ([frozenset({Point(2)})], [[{"x": 2}]])])
+def test_a_set_of_models_comes_back_as_a_list(value: Any, back: Any) -> None:
+    assert there_and_back(AIMessage("x", response_metadata={"v": value})).response_metadata["v"] == back
+
+
+@pytest.mark.parametrize("value", [Hostile(), {Point(1): 2}, nested(90), [Ambiguous()]])
+def test_what_cannot_be_encoded_is_refused_by_its_own_field(value: Any) -> None:
+    with pytest.raises(InvalidMessage, match=r"messages\[0\] cannot be stored: field 'response_metadata"):
+        encode_message(AIMessage("x", response_metadata={"v": value}), "messages[0]")
+    with pytest.raises(InvalidMessage, match=r"turn\.metadata"):
+        turn_json(Turn(uuid.uuid4(), metadata={"v": value}))
+
+
+def test_a_set_is_the_same_in_every_process() -> None:
+    code = (
+        "from langchain_core.messages import AIMessage;"
+        "from langchain_supabase_history.messages import encode_message;"
+        "print(encode_message(AIMessage('x', additional_kwargs={'s': set('abcdefgh'), 'f': frozenset('xyz')})).data)"
+    )
+    told = {
+        subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, capture_output=True,
+                       env={**os.environ, "PYTHONHASHSEED": seed}).stdout
+        for seed in "123"
+    }  # fmt: skip
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    "tagged",
+    [
+        {"$type": "datetime", "value": "NaT"},
+        {"$type": "uuid", "value": 7},
+        {"$type": "dict", "value": [[{"a": 1}, 2]]},
+        {"$type": "tuple", "value": None},
+    ],
+)
+def test_a_tag_that_is_not_ours_stays_and_costs_nothing(tagged: Any) -> None:
+    message = decode_message("human", {"content": "x", "additional_kwargs": {"v": tagged}})
+    assert message.additional_kwargs == {"v": tagged}
+
+
+@pytest.mark.parametrize(("count", "told"), [(lambda m: 1.5, "gave 1.5"), (lambda m: -1, "gave -1"),
+                                             (lambda m: {}["x"], "raised KeyError")])  # fmt: skip
+def test_a_count_that_fails_is_replaced_by_an_estimate(count: Any, told: str) -> None:
+    encoded = encode_message(HumanMessage("x" * 40), "messages[0]", count_tokens=count)
+    assert encoded.tokens == 14
+    assert encoded.amiss == [f"messages[0]: count_tokens {told}; an estimate is stored in its place"]
+
+
+def test_a_negative_usage_is_no_count() -> None:
+    usage = {"input_tokens": 1, "output_tokens": -5, "total_tokens": 1}
+    assert encode_message(AIMessage("x" * 40, usage_metadata=usage)).tokens == 14
