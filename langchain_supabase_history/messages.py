@@ -42,6 +42,7 @@ from langchain_core.messages import (
     BaseMessage,
     ChatMessage,
     ToolMessage,
+    convert_to_messages,
     message_chunk_to_message,
     messages_from_dict,
 )
@@ -474,6 +475,8 @@ def _with_calls(message: AIMessage, answered: set[str | None]) -> AIMessage | No
 def as_messages(value: Any) -> list[BaseMessage]:
     """Messages as chains take and give them: a string (a human's), one message, or a sequence of them.
 
+    In a sequence, a message may be a dictionary with `role` and `content`, or a pair of these.
+
     Raises:
         InvalidMessage: It is none of these.
     """
@@ -483,9 +486,43 @@ def as_messages(value: Any) -> list[BaseMessage]:
         return [HumanMessage(content=value)]
     if isinstance(value, BaseMessage):
         return [value]
+    got = type(value).__name__
     if isinstance(value, (list, tuple)):
-        if len(value) == 1 and isinstance(value[0], (list, tuple)):  # chat models batch their inputs
+        if len(value) == 1 and isinstance(value[0], list):  # chat models batch their inputs
             return as_messages(value[0])
-        if all(isinstance(item, BaseMessage) for item in value):
-            return list(value)
-    raise InvalidMessage(f"Expected a string, a message or a list of messages, got {type(value).__name__}.")
+        try:
+            return [item if isinstance(item, BaseMessage) else _message_like(item) for item in value]
+        except _Unencodable as error:
+            got = f"a {got} with {error.reason} in it"
+    raise InvalidMessage(f"Expected a string, a message or a list of messages, got {got}.")
+
+
+def _message_like(item: Any) -> BaseMessage:
+    if isinstance(item, (dict, tuple)):
+        try:
+            return convert_to_messages([item])[0]
+        except Exception:  # whatever LangChain raises where it is no message
+            raise _Unencodable("", f"a {type(item).__name__} that is no message") from None
+    raise _Unencodable("", f"a {type(item).__name__}")
+
+
+def new_messages(messages: list[BaseMessage], shown: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """What a runnable has added to the messages it was shown. Agents give these back in front of their answer.
+
+    Args:
+        shown: What it was shown, the question last.
+    """
+    if len(messages) < 2 or not shown:
+        return messages
+    if [_said(message) for message in messages[: len(shown)]] == [_said(message) for message in shown]:
+        return messages[len(shown) :]
+    question = shown[-1]  # without all that was in front of it: summed up, say
+    for index in range(len(messages) - 1, -1, -1):
+        message = messages[index]
+        if message.id == question.id if question.id else _said(message) == _said(question):
+            return messages[index + 1 :]
+    return messages
+
+
+def _said(message: BaseMessage) -> tuple[Any, ...]:
+    return message.type, message.content, getattr(message, "tool_calls", None), getattr(message, "tool_call_id", None)

@@ -23,8 +23,8 @@ from langchain_core.runnables.utils import ConfigurableFieldSpec
 
 from .audit import TurnAudit, with_usage
 from .calls import Call, message_ids
-from .errors import HistoryError, InvalidInput, InvalidMessage, InvalidSession, NotSaved
-from .messages import as_messages
+from .errors import Conflict, HistoryError, InvalidInput, InvalidMessage, InvalidSession, NotSaved
+from .messages import as_messages, new_messages
 from .records import Loaded, Status
 from .turns import Progress
 
@@ -202,7 +202,12 @@ class RunnableWithHistory(Runnable[Any, Any]):
 def _joined(chunks: Sequence[Any]) -> Any:
     """Chunks as the one value they make; the last of them, where they cannot be added."""
     if len(chunks) > 1 and all(isinstance(chunk, AIMessageChunk) for chunk in chunks):
-        return chunks[0] + list(chunks[1:])  # 15 times as fast as one by one
+        try:
+            return chunks[0] + list(chunks[1:])  # 15 times as fast as one by one
+        except (TypeError, ValueError):  # their metadata does not go together: that of the last is the answer's
+            bare = [chunk.model_copy(update={"response_metadata": {}, "additional_kwargs": {}}) for chunk in chunks]
+            whole = bare[0] + bare[1:]
+            return whole.model_copy(update={"response_metadata": chunks[-1].response_metadata})
     value = None
     for chunk in chunks:
         try:
@@ -210,6 +215,18 @@ def _joined(chunks: Sequence[Any]) -> Any:
         except TypeError:
             value = chunk
     return value
+
+
+def _updates(chunks: Sequence[Any]) -> list[Any] | None:
+    """The messages in what a LangGraph graph streams, {node: {"messages": [...]}}; None where it is something else."""
+    found = []
+    for chunk in chunks:
+        if not isinstance(chunk, dict) or not all(isinstance(update, dict | None) for update in chunk.values()):
+            return None
+        for update in chunk.values():
+            said = (update or {}).get("messages", [])
+            found += said if isinstance(said, list) else [said]
+    return found or None
 
 
 class _Turn:
@@ -221,9 +238,12 @@ class _Turn:
         self.session_id = ""
         self.progress: Progress | None = None
         self.question: list[BaseMessage] = []
+        self.shown: list[BaseMessage] = []  # the conversation so far, and the question
         self.messages: list[BaseMessage] = []
-        self.epoch: int | None = None
+        self.epoch: int | None = None  # known once the conversation is loaded
         self.chunks: list[Any] = []
+        self.shown_at: str | None = None  # where in the input the runnable was given them together
+        self.begun = False  # the question is on its way to the database
         self.recorded = False
 
     # --- in
@@ -253,19 +273,22 @@ class _Turn:
     def load(self) -> Call[Loaded]:
         """The conversation so far; in the same round trip the question is left with the turn, should this be killed."""
         assert self.progress is not None
-        return self.store._begin(self.session_id, self.question, self.progress.turn([], "running"))
+        call = self.store._begin(self.session_id, self.question, self.progress.turn([], "running"))
+        self.begun = True
+        return call
 
     def given(self, input: Any, loaded: Loaded) -> Any:
         """What the runnable is given: its input, with the conversation so far."""
         self.epoch = loaded.epoch
         history = loaded.messages
+        self.shown = [*history, *self.question]
         if self.keys.history_messages_key:
             given = input if isinstance(input, dict) else {self.keys.input_messages_key or "input": input}
             return {**given, self.keys.history_messages_key: history}
-        together = [*history, *self.question]
         if not isinstance(input, dict):
-            return together
-        return {**input, self._key(input, self.keys.input_messages_key, "input"): together}
+            return list(self.shown)
+        self.shown_at = self._key(input, self.keys.input_messages_key, "input")
+        return {**input, self.shown_at: list(self.shown)}
 
     @staticmethod
     def _key(value: dict[str, Any], key: str | None, default: str) -> str:
@@ -286,33 +309,43 @@ class _Turn:
         self.chunks.append(chunk)
 
     def answer(self) -> list[BaseMessage]:
+        if (updates := _updates(self.chunks)) is not None:
+            return new_messages(as_messages(updates), self.shown)
         output = _joined(self.chunks)
         if isinstance(output, dict):
-            output = self._at(output, self.keys.output_messages_key, "output")
+            same = self.shown_at if self.shown_at in output else None  # an agent gives its state as it took it
+            output = self._at(output, self.keys.output_messages_key or same, "output")
         if isinstance(output, str):  # a parser has taken it out of the model's message, usage and all
             return with_usage([AIMessage(content=output)], self.progress.answered() if self.progress else None)
-        return as_messages(output)
+        return new_messages(as_messages(output), self.shown)
 
     def save(self) -> None:
-        self._take_answer()
+        call = self._completed()
         try:
-            self.store._do(self._append("completed"))
+            self._execute(call)
         except Exception as error:
             raise self._not_saved(error) from error
 
     async def asave(self) -> None:
-        self._take_answer()
+        call = self._completed()
         try:
-            await self._shielded(self._append("completed"))
+            await self._shielded(call)
         except Exception as error:
             raise self._not_saved(error) from error
 
-    def _take_answer(self) -> None:
+    def _completed(self) -> Call[Any]:
+        """The append that ends the turn well. Where the answer cannot be stored, the turn is left to be recorded."""
         try:
             self.messages = [*self.question, *self.answer()]
-        except InvalidMessage as error:  # the runnable gave no answer where one should be
-            raise NotSaved(str(error), output=_joined(self.chunks), messages=self.question) from error
+        except Exception as error:  # the runnable gave no answer where one should be
+            self.messages = self.question
+            raise self._not_saved(error) from error
+        try:
+            call = self._append("completed")
+        except HistoryError as error:
+            raise self._not_saved(error) from error
         self.recorded = True
+        return call
 
     def _not_saved(self, error: Exception) -> NotSaved:
         reason = str(error) if isinstance(error, HistoryError) else f"{type(error).__name__}: {error}"
@@ -337,7 +370,7 @@ class _Turn:
     def fail(self, error: BaseException) -> None:
         if self._take_failure(error):
             try:
-                self.store._do(self._append(*_ending(error)))
+                self._execute(self._append(*_ending(error)))
             except Exception as unsaved:  # whatever it is, the turn's own error is the one to raise
                 self._tell(error, unsaved)
 
@@ -349,28 +382,43 @@ class _Turn:
                 self._tell(error, unsaved)
 
     def _take_failure(self, error: BaseException) -> bool:
-        if self.recorded or self.epoch is None or not self.question:
-            return False  # recorded already; or it never began, for its history could not be read
+        # A conversation that could not be loaded is no turn. Cut off while it was being loaded, it may have begun.
+        if self.recorded or not self.begun or (self.epoch is None and isinstance(error, Exception)):
+            return False
         self.recorded = True
         self.messages = list(self.question)
         if not isinstance(error, Exception) and self.chunks:  # cut short: what was said so far was said
-            with contextlib.suppress(InvalidMessage):  # the answer's part of the output had not come yet
+            with contextlib.suppress(Exception):  # the answer's part of the output had not come yet
                 self.messages += [message for message in self.answer() if message.content]
         return True
 
     def _tell(self, error: BaseException, unsaved: Exception) -> None:
         """Tell of a turn that could not be stored, where another error goes to the caller."""
+        if self.epoch is None and isinstance(unsaved, Conflict):
+            return  # it had not begun
         error.add_note(f"The turn could not be recorded: {unsaved}")
         reason = unsaved if isinstance(unsaved, HistoryError) else HistoryError(f"{type(unsaved).__name__}: {unsaved}")
         self.store._report(reason, self.messages)
 
+    def _execute(self, call: Call[Any]) -> None:
+        """Execute a call to its end, also where the keyboard interrupts it; then be interrupted."""
+        try:
+            self.store._do(call)
+        except Exception:
+            raise
+        except BaseException as error:
+            try:
+                self.store._do(_again(call))
+            except Exception as unsaved:
+                self._tell(error, unsaved)
+            raise
+
     async def _shielded(self, call: Call[Any]) -> None:
         """Execute a call to its end, whoever cancels meanwhile (anyio does at every await); then be cancelled."""
         cancelled: asyncio.CancelledError | None = None
-        # A loop that ends cancels every task, the first of these too. It may be stored by then; the ids tell.
-        again = replace(call, args=call.arguments(replay=True))
+        # A loop that ends cancels every task, the first of these too.
         with anyio.CancelScope(shield=True):
-            for attempt in (call, again):
+            for attempt in (call, _again(call)):
                 task = asyncio.ensure_future(self.store._ado(attempt))
                 while not task.done():
                     try:
@@ -387,6 +435,11 @@ class _Turn:
         if not task.cancelled() and isinstance(unsaved := task.exception(), Exception):
             self._tell(cancelled, unsaved)
         raise cancelled
+
+
+def _again(call: Call[Any]) -> Call[Any]:
+    """The same call after a try that was cut off. It may be stored by then; the ids tell."""
+    return replace(call, args=call.arguments(replay=True))
 
 
 def _ending(error: BaseException) -> tuple[Status, str | None]:

@@ -282,3 +282,87 @@ def test_a_save_that_fails_after_the_cancellation_is_told(database: str, session
         ((error, messages),) = told
         assert isinstance(error, Unavailable)
         assert messages == ["q", "lost"]
+
+
+# --- cut off while the conversation is loaded or the turn is saved
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_turn_cut_off_while_it_is_loaded(store: HistoryStore, session: str, committed: bool) -> None:
+    """The question is on its way: where it has arrived, its turn is marked; where it has not, there is none."""
+    told: list[HistoryError] = []
+    execute = store._ado
+
+    async def cut_off(call: Any) -> Any:
+        if call.function != "chat_history_begin":
+            return await execute(call)
+        if committed:
+            await execute(call)
+        raise asyncio.CancelledError
+
+    view = store._view(_ado=cut_off, _on_error=lambda error, messages: told.append(error))
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(view.with_history(RunnableLambda(lambda _: "never")).ainvoke("q", config_of(session)))
+    assert stored(store, session) == ([("q", "interrupted")] if committed else [])
+    assert told == []
+
+
+@pytest.mark.parametrize("first_try_stores", [False, True])
+@pytest.mark.parametrize("ends", ["well", "badly"])
+def test_the_keyboard_does_not_keep_a_turn_from_being_saved(
+    store: HistoryStore, session: str, first_try_stores: bool, ends: str
+) -> None:
+    execute, tries = store._do, list[str]()
+
+    def interrupted_once(call: Any) -> Any:
+        tries.append(call.function)
+        if tries.count("chat_history_append") != 1 or call.function != "chat_history_append":
+            return execute(call)
+        if first_try_stores:
+            execute(call)
+        raise KeyboardInterrupt
+
+    def answer(_: Any) -> str:
+        if ends == "badly":
+            raise ValueError("no answer")
+        return "answer"
+
+    view = store._view(_do=interrupted_once)
+    with pytest.raises(KeyboardInterrupt):
+        view.with_history(RunnableLambda(answer)).invoke("q", config_of(session))
+    expected = [("q", "completed"), ("answer", "completed")] if ends == "well" else [("q", "failed")]
+    assert stored(store, session) == expected
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("mode", ["stream", "astream"])
+def test_chunks_whose_metadata_does_not_go_together(store: HistoryStore, session: str, mode: str, cut: bool) -> None:
+    def chunks(_: Any) -> Iterator[AIMessageChunk]:
+        for word, seconds in (("half ", 0.1), ("and ", 0.2), ("half", 0.3)):
+            yield AIMessageChunk(word, response_metadata={"seconds": seconds})
+
+    async def achunks(_: Any) -> AsyncIterator[AIMessageChunk]:
+        for chunk in chunks(_):
+            yield chunk
+
+    bot = store.with_history(RunnableLambda(chunks, achunks))  # type: ignore[arg-type]
+
+    async def consume_async() -> None:
+        stream = bot.astream("q", config_of(session))
+        async for _ in stream:
+            if cut:
+                break
+        await stream.aclose()  # type: ignore[attr-defined]
+
+    if mode == "astream":
+        asyncio.run(consume_async())
+    else:
+        stream = bot.stream("q", config_of(session))
+        for _ in stream:
+            if cut:
+                break
+        stream.close()  # type: ignore[attr-defined]
+    status = "interrupted" if cut else "completed"
+    assert stored(store, session) == [("q", status), ("half " if cut else "half and half", status)]
+    if not cut:
+        assert store.load(session)[-1].response_metadata == {"seconds": 0.3}

@@ -324,3 +324,4 @@ def test_an_answer_that_cannot_be_stored(store: HistoryStore, session: str, mode
         run(store.with_history(RunnableLambda(lambda _: bad)), mode, "q", config_of(session))
     assert caught.value.output is bad
     assert store.load(session) == []
+    assert stored(store, session) == [("q", "failed")]
