@@ -1,7 +1,7 @@
 """What was done for a turn: its model runs, what retrievers found, which tools ran, and how long each took.
 
 `TurnAudit` hears it from LangChain's callbacks, with tracing on or off, sync and async, streamed or not. `with_history`
-attaches one to each turn. Where LangSmith traces, `traced` reads the model runs from the trace instead.
+attaches one to each turn. Where there is none, `turns.py` reads the model runs from the LangSmith trace.
 
 A turn row holds it so:
 
@@ -19,10 +19,12 @@ A turn row holds it so:
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
@@ -32,6 +34,7 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import LLMResult
 
+from . import messages as codec
 from .errors import InvalidInput
 
 EXCERPT: Final = 200  # characters
@@ -40,6 +43,7 @@ _MAX_ROOTS: Final = 1000
 _WRAPPER: Final = "RunnableWithMessageHistory"
 _COUNTS: Final = ("input_tokens", "output_tokens", "total_tokens")
 _DETAILS: Final = ("input_token_details", "output_token_details")
+_MAX_COUNT: Final = 2**53 - 1  # what every reader of JSON takes for a whole number
 
 
 @dataclass(slots=True)
@@ -49,7 +53,15 @@ class ModelRun:
     model: str | None = None
     usage: list[Mapping[str, Any]] = field(default_factory=list)
     response_metadata: Mapping[str, Any] = field(default_factory=dict)
-    ended: bool = False
+    said: bytes | None = None  # the digest of its text, which may be long; None where it did not end
+
+    def take(self, text: str | None, response_metadata: Any, usage: Any) -> None:
+        """Take what it said, and what its message tells, which in models of one's own may be anything."""
+        self.said = None if text is None else _digest(text)
+        self.response_metadata = response_metadata if isinstance(response_metadata, Mapping) else {}
+        self.model = _model(self.response_metadata) or self.model
+        if usage and isinstance(usage, Mapping):
+            self.usage.append(usage)
 
 
 @dataclass(slots=True)
@@ -62,13 +74,18 @@ class Observed:
     tools: list[dict[str, Any]] = field(default_factory=list)
     first_token_seconds: float | None = None
 
-    def fields(self) -> dict[str, Any]:
-        """The fields of a `Turn` that this tells; what is unknown is left out."""
+    def fields(self, answer: str | None = None) -> dict[str, Any]:
+        """The fields of a `Turn` that this tells; what is unknown is left out.
+
+        Args:
+            answer: The turn's answer. The turn's model is the one that said just this, else the last.
+        """
         found: dict[str, Any] = {}
         unreported = 0
-        for run in self.models:
+        for run in [*self.models, *_that_said(answer, self.models)]:
             if run.model:
                 found["model"] = run.model
+        for run in self.models:
             unreported += not run.usage
             for usage in run.usage:
                 _add_usage(found, usage)
@@ -83,41 +100,72 @@ class Observed:
         found["metadata"] = {name: value for name, value in metadata.items() if value not in (None, [])}
         return found
 
-    def answered(self) -> ModelRun | None:
-        """The model run that began last, if it has ended: a parser behind it has made a string of its answer."""
-        return self.models[-1] if self.models and self.models[-1].ended else None
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+def _that_said(text: str | None, runs: Iterable[ModelRun]) -> list[ModelRun]:
+    """The runs whose text is just this one. A string itself does not tell which model it is from."""
+    if text is None:
+        return []
+    digest = _digest(text)
+    return [run for run in runs if run.said == digest]
 
 
 def _add_usage(found: dict[str, Any], usage: Mapping[str, Any]) -> None:
     for name in _COUNTS:
-        if isinstance(count := usage.get(name), int):
-            found[name] = found.get(name, 0) + count
+        _add(found, name, usage)
     for kind in _DETAILS:
-        for name, count in (usage.get(kind) or {}).items():
-            if isinstance(count, int):
-                details = found.setdefault("token_details", {}).setdefault(kind, {})
-                details[name] = details.get(name, 0) + count
+        if isinstance(told := usage.get(kind), Mapping):
+            details = found.get("token_details", {}).get(kind, {})
+            for name in told:
+                _add(details, name, told)
+            if details:
+                found.setdefault("token_details", {})[kind] = details
+
+
+def _add(sums: dict[str, Any], name: str, told: Mapping[str, Any]) -> None:
+    """Add a count, if it is one: what models of one's own tell may be anything, and the database refuses the turn."""
+    if type(count := told.get(name)) is int and 0 <= count <= _MAX_COUNT:
+        sums[name] = min(sums.get(name, 0) + count, _MAX_COUNT)
 
 
 def usage_fields(messages: Iterable[BaseMessage]) -> dict[str, Any]:
     """Model and tokens as a turn's own AI messages tell them: the source where no model run was seen."""
-    runs = [
-        ModelRun(_model(m.response_metadata), [m.usage_metadata] if m.usage_metadata else [], m.response_metadata, True)
-        for m in messages
-        if isinstance(m, AIMessage)
-    ]
+    runs: list[ModelRun] = []
+    for message in messages:
+        if isinstance(message, AIMessage):
+            runs.append(ModelRun())
+            runs[-1].take(None, message.response_metadata, message.usage_metadata)
     fields = Observed([run for run in runs if run.model or run.usage]).fields()
     (fields.get("token_details") or {}).pop("unreported_runs", None)  # messages need not come from a model
     return {name: value for name, value in fields.items() if value and name != "metadata"}
 
 
-def with_usage(messages: Sequence[BaseMessage], run: ModelRun | None) -> list[BaseMessage]:
-    """The messages, the last with the model's usage and metadata if it was made of a bare string. None is changed."""
+def with_usage(messages: Sequence[BaseMessage], runs: Sequence[ModelRun] | None) -> list[BaseMessage]:
+    """The messages, the last with its model's usage and metadata if it was made of a bare string. None is changed.
+
+    A chain may run several models, one after the other or at once: the answer is that run's which alone said just this.
+    Where none did, or two, nothing is put on it.
+    """
     last = messages[-1] if messages else None
-    if run is None or type(last) is not AIMessage or last.usage_metadata or last.response_metadata:
+    if type(last) is not AIMessage or last.usage_metadata or last.response_metadata:
         return list(messages)
-    usage = dict(run.usage[0]) if len(run.usage) == 1 else None
-    told = {"usage_metadata": usage, "response_metadata": dict(run.response_metadata)}
+    said_it = _that_said(last.text, runs or ())
+    if len(said_it) != 1:
+        return list(messages)
+    (run,) = said_it
+    told: dict[str, Any] = {}
+    with contextlib.suppress(codec._Unencodable):  # the answer alone can be stored
+        codec.encode(dict(run.response_metadata), "response_metadata")
+        told["response_metadata"] = dict(run.response_metadata)
+    if len(run.usage) == 1:
+        usage: dict[str, Any] = {}
+        _add_usage(usage, run.usage[0])
+        details = usage.pop("token_details", {})
+        if len(usage) == len(_COUNTS):
+            told["usage_metadata"] = usage | details
     return [*messages[:-1], last.model_copy(update=told)]
 
 
@@ -144,6 +192,7 @@ class _Run:
 @dataclass(slots=True)
 class _Root:
     runs: dict[UUID, _Run] = field(default_factory=dict)
+    open: set[UUID] = field(default_factory=set)  # of the runs, those that have not ended
     done: list[tuple[UUID, str, Any]] = field(default_factory=list)  # run, list of Observed, what goes there
 
     def within(self, run_id: UUID, turn: UUID | None) -> bool:
@@ -189,10 +238,15 @@ class TurnAudit(BaseCallbackHandler):
         self.content = content
         self.excerpt = excerpt
         self.last: Observed | None = None
-        """What was done in the outermost call that ended last."""
+        """What was done in the call that ended last: the outermost of those that it hears."""
+        self._keeps = False
         self._lock = threading.Lock()
         self._roots: OrderedDict[UUID, _Root] = OrderedDict()
         self._root_of: dict[UUID, UUID] = {}
+
+    def _keep(self) -> None:
+        """Keep what is heard after its calls have ended: the handler of one turn alone, which is gone with the turn."""
+        self._keeps = True
 
     def turn_of(self, run_id: UUID | None) -> tuple[UUID, UUID] | None:
         """The root and the turn that a run is part of: the `RunnableWithMessageHistory` above it, else the root."""
@@ -233,6 +287,7 @@ class TurnAudit(BaseCallbackHandler):
             # Attached below the outermost run, the first parent that is named stands for the root.
             root_id = self._root_of.get(parent, parent) if parent is not None else run_id
             root = self._roots.setdefault(root_id, _Root())
+            root.open.add(run_id)
             run = root.runs[run_id] = _Run(parent, root_id, str(name or "")[:_TEXT], time.monotonic(), **more)
             self._root_of[run_id] = root_id
             if len(self._roots) > _MAX_ROOTS:  # calls that never end, dropped generators say
@@ -252,9 +307,14 @@ class TurnAudit(BaseCallbackHandler):
 
     def _end(self, run_id: UUID) -> None:
         with self._lock:
-            if (root := self._roots.get(run_id)) is not None and run_id in root.runs:
+            if (run := self._run(run_id)) is None:
+                return
+            root = self._roots[run.root]
+            root.open.discard(run_id)
+            if run_id == run.root or not root.open:  # below the outermost run, that one's end is not heard
                 self.last = root.observed(None)
-                self._drop(run_id)
+                if not self._keeps:
+                    self._drop(run.root)
 
     def _drop(self, root_id: UUID) -> None:
         for run_id in self._roots.pop(root_id).runs:
@@ -302,12 +362,10 @@ class TurnAudit(BaseCallbackHandler):
         with self._lock:
             run = self._run(run_id)
             if run is not None and run.model is not None:
-                run.model.ended = True
-                for message in _messages(response):
-                    run.model.response_metadata = message.response_metadata
-                    run.model.model = _model(message.response_metadata) or run.model.model
-                    if message.usage_metadata:
-                        run.model.usage.append(message.usage_metadata)
+                for generation in (generation for part in response.generations for generation in part):
+                    message = getattr(generation, "message", None)  # of a chat model
+                    told = (getattr(message, name, None) for name in ("response_metadata", "usage_metadata"))
+                    run.model.take(generation.text, *told)
         self._end(run_id)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kw: Any) -> None:
@@ -389,36 +447,3 @@ def _number(value: Any) -> float | None:
         return None if value is None or isinstance(value, (str, bytes)) else float(value)
     except (TypeError, ValueError):
         return None
-
-
-def _messages(response: LLMResult) -> Iterator[AIMessage]:
-    for generations in response.generations:
-        for generation in generations:
-            if isinstance(message := getattr(generation, "message", None), AIMessage):
-                yield message
-
-
-# --- from a LangSmith trace in memory ---------------------------------------------------------------------------------
-
-
-def traced(run: Any) -> Observed:
-    """The model runs below a run of a LangChain tracer, which holds its tree in memory until it ends."""
-    found = Observed()
-    below = [run]
-    while below:
-        current = below.pop()
-        below.extend(reversed(current.child_runs))
-        if current.run_type != "llm":
-            continue
-        named = ((current.extra or {}).get("metadata") or {}).get("ls_model_name")
-        model = ModelRun(named if isinstance(named, str) else None)
-        for generations in (current.outputs or {}).get("generations") or []:
-            for generation in generations:
-                told = (generation.get("message") or {}).get("kwargs") or {}
-                model.ended = True
-                model.response_metadata = told.get("response_metadata") or {}
-                model.model = _model(model.response_metadata) or model.model
-                if told.get("usage_metadata"):
-                    model.usage.append(told["usage_metadata"])
-        found.models.append(model)
-    return found

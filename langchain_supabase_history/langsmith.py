@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from .errors import Forbidden, HistoryError, InvalidInput, NotFound, Unavailable
+from .errors import Forbidden, HistoryError, InvalidInput, NotConfigured, NotFound, Unavailable
 from .records import Turn
 
 if TYPE_CHECKING:
@@ -51,7 +51,11 @@ class LangSmith:
 
     @property
     def client(self) -> Client:
-        """The client that writes, made at first use."""
+        """The client that writes, made at first use.
+
+        Raises:
+            NotConfigured: There is no key, and the application gave no client of its own.
+        """
         with self._lock:
             if self._client is None:
                 from langsmith import Client
@@ -59,9 +63,16 @@ class LangSmith:
                 from urllib3 import Retry
 
                 # `info` is given so that it is not asked for; nothing of it decides anything here.
-                self._client = Client(timeout_ms=(_CONNECT_MS, _READ_MS), retry_config=Retry(0),
-                                      auto_batch_tracing=False, info=LangSmithInfo())  # fmt: skip
-                self._client.session.hooks["response"].append(_only_json)
+                client = Client(timeout_ms=(_CONNECT_MS, _READ_MS), retry_config=Retry(0),
+                                auto_batch_tracing=False, info=LangSmithInfo())  # fmt: skip
+                if client.api_key is None and getattr(client, "_profile_auth", None) is None:
+                    client.close(timeout=0)  # not kept, for a key may come later: Streamlit reads its secrets late
+                    raise NotConfigured(
+                        "LangSmith was asked without a key.",
+                        advice="Set LANGSMITH_API_KEY (LangSmith: Settings > API Keys).",
+                    )
+                client.session.hooks["response"].append(_only_json)
+                self._client = client
             return self._client
 
     @property
@@ -201,7 +212,12 @@ class CostFiller:
     filled: int = field(default=0, init=False)
 
     def run(self) -> int:
-        """Fill in all that LangSmith knows, and tell how many turns that were."""
+        """Fill in all that LangSmith knows, and tell how many turns that were.
+
+        Raises:
+            HistoryError: LangSmith or the database cannot be reached or refuses.
+        """
+        _ = self.smith.client  # without a key that is told, also where nothing is left to ask for
         after: UUID | None = None
         while rows := self.uncosted(after):
             after = UUID(rows[-1]["turn_id"])

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
+import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
+from itertools import chain, islice
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from .langsmith import LangSmith
@@ -53,7 +59,12 @@ def _row(run: Run) -> dict[str, Any]:
 
 
 def write(found: Iterable[dict[str, Any]], format: str, out: IO[str]) -> int:
-    """Write rows as they come, and tell how many there were. In csv, feedback is a JSON object and unknown is empty."""
+    """Write rows as they come, and tell how many there were. In csv, feedback is a JSON object and unknown is empty.
+
+    Nothing is written before the first row is there, so that an error at once leaves nothing behind.
+    """
+    found = iter(found)
+    found = chain(list(islice(found, 1)), found)
     count = 0
     if format == "csv":
         table = csv.DictWriter(out, COLUMNS, lineterminator="\n")
@@ -70,3 +81,29 @@ def write(found: Iterable[dict[str, Any]], format: str, out: IO[str]) -> int:
     if format == "json":
         out.write("\n]\n")
     return count
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[str]]:
+    """A file to write to, which takes the place of what is at `path` when the block ends; after an error, that stays.
+
+    `click.File(atomic=True)` does not serve: it puts the half-written file there too. What is no file (a pipe, a
+    terminal) is written to as it is.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    if path.exists() and not path.is_file():
+        with path.open("w", encoding="utf-8") as out:
+            yield out
+        return
+    path = path.resolve()
+    beside = path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex}")
+    try:
+        with beside.open("x", encoding="utf-8") as out:
+            if path.exists():
+                shutil.copymode(path, beside)
+            yield out
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)

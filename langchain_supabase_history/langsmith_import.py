@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -19,7 +18,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, conver
 from .audit import usage_fields
 from .errors import Conflict, InvalidInput, NotFound
 from .insights import add_feedback, set_costs
-from .records import Status, Turn
+from .records import Turn
 
 if TYPE_CHECKING:
     from langsmith.types.run import Run
@@ -34,7 +33,6 @@ _FIELDS: Final = (
     "COMPLETION_TOKENS", "TOTAL_TOKENS", "PROMPT_TOKEN_DETAILS", "COMPLETION_TOKEN_DETAILS", "TOTAL_COST",
     "FEEDBACK_STATS",
 )  # fmt: skip
-_STATUS: Final[dict[str, Status]] = {"SUCCESS": "completed", "ERROR": "failed", "PENDING": "running"}
 
 SESSION_KEYS: Final = ("session_id", "conversation_id", "thread_id")
 _INPUT_KEYS: Final = ("messages", "input", "question", "query", "human_input", "prompt", "message", "text")
@@ -185,7 +183,7 @@ def turn_of(run: Run, project: str, messages: Sequence[BaseMessage]) -> Turn:
         if run.first_token_time:
             metadata["first_token_seconds"] = (run.first_token_time - run.start_time).total_seconds()
     return Turn(
-        uuid.uuid5(_NAMESPACE, run.id), status=_STATUS.get(run.status or "", "completed"),
+        uuid.uuid5(_NAMESPACE, run.id), status="failed" if run.status == "ERROR" else "completed",
         trace_id=run.trace_id or run.id, run_id=run.id, project=project,
         started_at=run.start_time and _aware(run.start_time), ended_at=run.end_time and _aware(run.end_time),
         error=run.error and run.error[:1000], metadata=metadata, total_cost=run.total_cost or None, **told,
@@ -209,6 +207,7 @@ class Restored:
         known: Turns that were stored already; `costs` of them got a cost.
         without_session: Runs whose metadata names no session; `without_messages`, runs in which nothing was said.
         refused: Turns of sessions that were cleared or deleted in the store.
+        running: Root runs that have not ended: they are for a later restore, when their answers are there.
     """
 
     runs: int = 0
@@ -221,6 +220,7 @@ class Restored:
     without_session: int = 0
     without_messages: int = 0
     refused: int = 0
+    running: int = 0
 
 
 @dataclass
@@ -293,15 +293,19 @@ class _Session:
         self.restore, self.report, self.store, self.session_id = restore, restore.report, store, session_id
         self.said = Said()
         self.turns: dict[str, Turn] = {}  # by the run that they are
-        self.cleared = False
         self.counted = False
-        with suppress(NotFound):
-            self.cleared = store.session(session_id).epoch > 0
+        self.cleared = bool(self._epoch())
         for turn in _pages(store.turns, session_id):
             if turn.run_id:
                 self.turns[turn.run_id] = turn
-        self.stored = [(stored.turn_id, stored.message) for stored in _pages(store.messages, session_id)]
-        self.said.add([message for _, message in self.stored])
+        self.said.add([stored.message for stored in _pages(store.messages, session_id)])
+
+    def _epoch(self) -> int | None:
+        """How often it was cleared; None where there is no such session (any more)."""
+        try:
+            return self.store.session(self.session_id).epoch
+        except NotFound:
+            return None
 
     def take(self, runs: Sequence[Run]) -> None:
         """Restore the turns that these root runs are, in their order, and the feedback on them."""
@@ -310,8 +314,10 @@ class _Session:
             assert run.id is not None
             try:
                 stored = self._turn(run)
-            except Conflict:  # the session was cleared or deleted since, and is not to come back
-                self.report.refused += 1
+            except Conflict:
+                if self._epoch() == 0:
+                    raise
+                self.report.refused += 1  # the session was cleared or deleted since, and is not to come back
                 continue
             if stored is not None:
                 self.turns[run.id] = stored
@@ -322,19 +328,15 @@ class _Session:
 
     def _turn(self, run: Run) -> Turn | None:
         known = self.turns.get(run.id or "")
-        if known is not None and known.id != uuid.uuid5(_NAMESPACE, run.id or ""):
-            self._cost(known, run)  # recorded while it ran
-            return known
-        if known is not None and known.status == _STATUS.get(run.status or "", "completed"):
+        if known is not None:
             self._cost(known, run)
             return known
-        if known is None and self.cleared:
+        if self.cleared:
             raise Conflict("The session was cleared; what it held before does not come back.")
-        said = self.said
-        if known is not None:  # restored while it was running: what it said so far is not said before it
-            said = Said()
-            said.add([message for turn_id, message in self.stored if turn_id != known.id])
-        messages = messages_of(run, said)
+        if run.status == "PENDING":
+            self.report.running += 1
+            return None
+        messages = messages_of(run, self.said)
         if not messages:
             self.report.without_messages += 1
             return None
@@ -342,7 +344,6 @@ class _Session:
         if not self.restore.dry_run:
             ids = [uuid.uuid5(_NAMESPACE, f"{run.id}:{n}") for n in range(len(messages))]
             self.store.append(self.session_id, messages, ids=ids, turn=turn, epoch=0)
-        self.said = said
         self.said.add(messages)
         self.report.turns += 1
         self.report.messages += len(messages)

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from langchain_core.messages import AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.utils.uuid import uuid7
 
-from .audit import ModelRun, Observed, TurnAudit, traced, usage_fields, with_usage
+from .audit import ModelRun, Observed, TurnAudit, usage_fields, with_usage
 from .records import Status, Turn
 
 logger = logging.getLogger(__name__)
@@ -70,10 +72,14 @@ class Progress:
     id: uuid.UUID = field(default_factory=lambda: uuid.UUID(int=uuid7().int))
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     trace: Trace = field(default_factory=Trace)
-    audit: TurnAudit | None = None
+    audit: TurnAudit | None = None  # of this turn alone, if given; else one that the application has passed is found
     _started: float = field(default_factory=time.monotonic)
     _turn: tuple[uuid.UUID, uuid.UUID] | None = None  # of the audit: root and turn
     _run: Any = None  # of the tracer: the run that this turn is
+
+    def __post_init__(self) -> None:
+        if self.audit is not None:
+            self.audit._keep()
 
     def note_trace(self, session_id: str | None = None) -> None:
         """Take the running trace, and whoever hears what is done in it; put its root into the session's thread."""
@@ -102,14 +108,14 @@ class Progress:
         try:
             if self.audit is not None:
                 return self.audit.observed(self._turn, self._started)
-            return Observed() if self._run is None else traced(self._run)
+            return Observed() if self._run is None else _traced(self._run)
         except Exception as error:
             logger.debug("what was done in the turn could not be read: %s", type(error).__name__)
             return Observed()
 
-    def answered(self) -> ModelRun | None:
-        """The model run whose answer a parser behind it has made a string of."""
-        return self.observed().answered()
+    def answered(self) -> list[ModelRun]:
+        """The model runs so far; one of them may have given the answer, of which a parser has made a string."""
+        return self.observed().models
 
     def completed(self, messages: Sequence[BaseMessage]) -> list[BaseMessage]:
         """The messages, with the model's usage and metadata on an answer that was a bare string. None is changed."""
@@ -117,7 +123,8 @@ class Progress:
 
     def turn(self, messages: Sequence[BaseMessage], status: Status = "completed", error: str | None = None) -> Turn:
         """The turn as it stands with these messages."""
-        seen = self.observed().fields()
+        answer = messages[-1] if messages else None
+        seen = self.observed().fields(answer.text if isinstance(answer, AIMessage) else None)
         metadata = seen.pop("metadata", {})
         if not any(name in seen for name in ("input_tokens", "output_tokens", "total_tokens")):
             seen |= usage_fields(messages)
@@ -145,15 +152,49 @@ def _climb(run_map: dict[str, Any], run_id: uuid.UUID | None) -> tuple[Any, Any]
     return None, None
 
 
-def _join_thread(root: Any, session_id: str) -> None:
-    """Put a trace into the session's thread, unless the application has named one.
+def _traced(run: Any) -> Observed:
+    """The model runs below a run of a LangChain tracer, which holds its tree in memory until it ends."""
+    found = Observed()
+    below = [run]
+    while below:
+        current = below.pop()
+        below.extend(reversed(current.child_runs))
+        if current.run_type != "llm":
+            continue
+        named = ((current.extra or {}).get("metadata") or {}).get("ls_model_name")
+        model = ModelRun(named if isinstance(named, str) else None)
+        for generations in (current.outputs or {}).get("generations") or []:
+            for generation in generations:
+                told = (generation.get("message") or {}).get("kwargs") or {}
+                model.take(generation.get("text") or "", told.get("response_metadata"), told.get("usage_metadata"))
+        found.models.append(model)
+    return found
 
-    `configurable` has done so already, except in `batch` of `RunnableWithMessageHistory`. What is added here is sent
-    when the root run ends.
+
+_threads: OrderedDict[uuid.UUID, str | None] = OrderedDict()  # by root run: the one session that it was marked with
+_threads_lock = threading.Lock()
+_MAX_THREADS: Final = 1000
+
+
+def _join_thread(root: Any, session_id: str) -> None:
+    """Put a trace into the session's thread, unless the application has named one, or the trace is of several sessions.
+
+    `configurable` has done so already, except in `batch` of `RunnableWithMessageHistory` and below a root that the
+    application's own code began. What is added here is sent when the root run ends; a second session's turn takes it
+    away before that.
     """
     told = (root.extra or {}).get("metadata") or {}
-    if not any(told.get(key) for key in THREAD_KEYS):
-        root.add_metadata({"session_id": session_id})
+    with _threads_lock:
+        if root.id not in _threads:
+            if not any(told.get(key) for key in THREAD_KEYS):
+                root.add_metadata({"session_id": session_id})
+                _threads[root.id] = session_id
+                if len(_threads) > _MAX_THREADS:  # their roots have ended long since
+                    _threads.popitem(last=False)
+        elif _threads[root.id] not in (None, session_id):
+            if told.get("session_id") == _threads[root.id]:
+                del told["session_id"]
+            _threads[root.id] = None
 
 
 def is_cut(message: BaseMessage) -> bool:

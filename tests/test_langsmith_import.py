@@ -31,7 +31,7 @@ from langchain_core.runnables import RunnableLambda
 from langchain_core.runnables.history import RunnableWithMessageHistory
 from langsmith import traceable
 
-from langchain_supabase_history import HistoryStore, InvalidInput, NotFound, Turn, Unavailable
+from langchain_supabase_history import Conflict, HistoryStore, InvalidInput, NotFound, Turn, Unavailable
 from langchain_supabase_history.cli import main
 from langchain_supabase_history.langsmith_import import Restore, Restored, as_message
 
@@ -277,25 +277,46 @@ def test_what_was_erased_does_not_come_back(smith: LangSmithServer, empty: Histo
         empty.session("ours text")
 
 
-def test_a_turn_that_was_still_running_is_completed(empty: HistoryStore) -> None:
+def test_a_run_that_is_still_running_is_restored_when_it_has_ended(empty: HistoryStore, database: str) -> None:
+    """Its answer repeats the question with an id that it has not had before, as agents' do."""
     with langsmith_server() as own, tracing(own.url):
         now = datetime.now(UTC)
-        run_id, child = str(uuid.uuid4()), str(uuid.uuid4())
-        order = now.strftime("%Y%m%dT%H%M%S%fZ") + run_id
-        root = {"id": run_id, "trace_id": run_id, "dotted_order": order, "name": "agent", "run_type": "chain",
-                "start_time": now.isoformat(), "session_name": PROJECT, "extra": {"metadata": {"session_id": "s"}},
-                "inputs": {"messages": [{"type": "human", "content": text, "id": text} for text in "qr"]}}  # fmt: skip
-        own.take(root)
-        assert Restore(empty, PROJECT, SINCE).run().turns == 1
-        assert [turn.status for turn in empty.turns("s")] == ["running"]
-        answer = {"type": "ai", "content": "a", "id": child}
-        own.take(
-            {"id": run_id, "end_time": now.isoformat(), "outputs": {"messages": [*root["inputs"]["messages"], answer]}}
-        )
-        assert Restore(empty, PROJECT, SINCE).run().turns == 1
+        first, run_id = str(uuid.uuid4()), str(uuid.uuid4())
+        asked: dict[str, Any] = {"type": "human", "content": "question"}
+        for n, id in enumerate((first, run_id)):
+            order = f"2026010{n + 1}T000000000000Z{id}"
+            own.take(
+                {"id": id, "trace_id": id, "dotted_order": order, "name": "agent", "run_type": "chain",
+                 "start_time": now.isoformat(), "session_name": PROJECT, "extra": {"metadata": {"session_id": "s"}},
+                 "inputs": {"messages": [asked]}}
+            )  # fmt: skip
+        own.take({"id": first, "end_time": now.isoformat(), "outputs": {"output": "first answer"}})
+        report = Restore(empty, PROJECT, SINCE).run()
+        assert (report.turns, report.running, report.refused) == (1, 1, 0)
+        command = ["import", "langsmith", "--project", PROJECT, "--since", "2020-01-01"]
+        shown = CliRunner(env={"SUPABASE_DB_URL": database}).invoke(main, command, catch_exceptions=False)
+        assert "1 runs are still running; restore again when they have ended." in shown.output
         assert [turn.status for turn in empty.turns("s")] == ["completed"]
-        assert [m.text for m in empty.load("s")] == ["q", "r", "a"]
+        answer = {"type": "ai", "content": "answer", "id": "12"}
+        own.take({"id": run_id, "end_time": now.isoformat(), "outputs": {"messages": [{**asked, "id": "11"}, answer]}})
+        report = Restore(empty, PROJECT, SINCE).run()
+        assert (report.turns, report.known, report.running, report.refused) == (1, 1, 0, 0)
+        assert [turn.status for turn in empty.turns("s")] == ["completed"] * 2
+        assert [m.text for m in empty.load("s")] == ["question", "first answer", "question", "answer"]
         assert Restore(empty, PROJECT, SINCE).run().turns == 0
+
+
+def test_only_what_was_erased_counts_as_refused(
+    smith: LangSmithServer, empty: HistoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty.append("ours text", [HumanMessage("here since before")])
+
+    def taken(*args: Any, **kwargs: Any) -> Any:
+        raise Conflict("a message with this id is stored with other content")
+
+    monkeypatch.setattr(HistoryStore, "append", taken)
+    with pytest.raises(Conflict, match="other content"):
+        Restore(empty, PROJECT, SINCE).run()
 
 
 def test_only_what_began_since(smith: LangSmithServer, empty: HistoryStore) -> None:
