@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
-from .errors import InvalidInput, NotConfigured, check_schema
+from .errors import InvalidInput, NotConfigured, check_placeholders, check_schema
 from .identity import Verifier
+
+_ALSO: Final = (
+    "A .env file is not read by itself; on Streamlit, root-level entries of the app's secrets are. "
+    "To try it without an account: HistoryStore.local()."
+)
 
 
 class Connecting:
@@ -21,17 +27,17 @@ class Connecting:
         """From the environment: `SUPABASE_DB_URL` (psycopg), else `SUPABASE_URL` and `SUPABASE_KEY` (the Data API).
 
         Raises:
-            NotConfigured: Neither is set.
+            NotConfigured: Neither is set; the text says what is there instead.
         """
-        if conninfo := os.environ.get("SUPABASE_DB_URL"):
-            return cls.from_postgres(conninfo, **options)
-        url, key = os.environ.get("SUPABASE_URL"), os.environ.get("SUPABASE_KEY")
-        if url and key:
-            return cls.from_supabase(url, key, **options)
-        raise NotConfigured(
-            "Set SUPABASE_DB_URL (a connection string), or SUPABASE_URL and SUPABASE_KEY. "
-            "On Streamlit these are root-level entries of the app's secrets."
-        )
+        from .doctor_environment import NAMES, environment
+
+        given = {name: os.environ.get(name, "") for name in NAMES}
+        if given["SUPABASE_DB_URL"]:
+            return cls.from_postgres(given["SUPABASE_DB_URL"], **options)
+        if given["SUPABASE_URL"] and given["SUPABASE_KEY"]:
+            return cls.from_supabase(given["SUPABASE_URL"], given["SUPABASE_KEY"], **options)
+        missing = next(environment(given, os.environ))
+        raise NotConfigured(missing.says, advice=f"{missing.mend} {_ALSO}")
 
     @classmethod
     def from_supabase(
@@ -46,6 +52,8 @@ class Connecting:
         """
         from .drivers.postgrest import PostgrestDriver
 
+        check_placeholders(url, "SUPABASE_URL")
+        check_placeholders(key, "SUPABASE_KEY")
         return cls(PostgrestDriver(url, key, **_driver_options(schema, deadline, pool_size)), **options)
 
     @classmethod
@@ -87,6 +95,7 @@ class Connecting:
         """
         from .drivers.psycopg import PsycopgDriver
 
+        check_conninfo(conninfo)
         checked = _driver_options(schema, deadline, pool_size)
         return cls(PsycopgDriver(conninfo, verifier=Verifier(jwt_secret, jwks_url, deadline), **checked), **options)
 
@@ -94,10 +103,12 @@ class Connecting:
     def local(cls, path: str | Path | None = None, *, schema: str = "public", **options: Any) -> Self:
         """On an embedded PostgreSQL in a folder, started at need, its schema installed. Needs the extra `[local]`.
 
-        Several processes may share one folder. The server ends with the last process that uses it.
+        Several processes may share one folder. The server stops when the last process that uses it ends normally;
+        a killed one leaves it running, and the next store on the folder takes it over.
 
         Args:
-            path: The folder; by default one in the user's data folder.
+            path: The folder; by default one in the user's data folder. On POSIX, a path with a blank or another
+                character that a shell would not leave alone is refused.
             **options: See the class and `from_postgres`.
         """
         from .local import start
@@ -108,10 +119,29 @@ class Connecting:
         return cls.from_postgres(conninfo, schema=schema, **options)
 
 
-def number(value: Any, name: str, kind: Any, low: float) -> Any:
+def number(value: Any, name: str, kind: Any, low: float, of: str = "") -> Any:
     if isinstance(value, bool) or not isinstance(value, kind) or not low <= value < 2**31:
-        raise InvalidInput(f"{name} must be a number from {low:g} on.")
+        raise InvalidInput(f"{name} must be a number{of} from {low:g} on.")
     return value
+
+
+def check_conninfo(conninfo: object) -> None:
+    """Refuse what is known to be no connection string of PostgreSQL's; the driver sees to the rest.
+
+    Raises:
+        NotConfigured: It is not filled in, in SQLAlchemy's form, or a web address.
+    """
+    check_placeholders(conninfo, "The connection string")
+    if not isinstance(conninfo, str):
+        return
+    if re.match(r"postgres(ql)?\+\w+://", conninfo):
+        raise NotConfigured("The connection string is in SQLAlchemy's form.", advice="Begin it with postgresql://.")
+    if conninfo.startswith(("https://", "http://")):
+        raise NotConfigured(
+            "This is a web address, not a connection string.",
+            advice="The project's URL and key go to HistoryStore.from_supabase(url, key), or into SUPABASE_URL and "
+            "SUPABASE_KEY; a connection string is like postgresql://user:password@host:5432/postgres.",
+        )
 
 
 def as_path(value: Any, name: str) -> Path:
@@ -124,6 +154,6 @@ def as_path(value: Any, name: str) -> Path:
 def _driver_options(schema: str, deadline: float, pool_size: int) -> dict[str, Any]:
     return {
         "schema": check_schema(schema),
-        "deadline": number(deadline, "deadline", (int, float), 0.01),
+        "deadline": number(deadline, "deadline", (int, float), 0.01, " of seconds,"),
         "pool_size": number(pool_size, "pool_size", int, 1),
     }

@@ -27,7 +27,7 @@ from .calls import Call
 from .doctor_environment import Finding, address, claims, environment, fault, is_public, key, langsmith, ok, warning
 from .doctor_guards import grants, row_level_security
 from .doctor_network import reach, unreachable
-from .errors import Forbidden, HistoryError, NotConfigured, NotInstalled, Transient, Unavailable
+from .errors import LOGIN_ADVICE, Forbidden, HistoryError, NotConfigured, NotInstalled, Transient, Unavailable
 from .migrations import applied, migrations
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Finding", "diagnose", "show"]
 
-_MIGRATE: Final = "langchain-supabase-history migrate"
 _RELOAD: Final = "notify pgrst, 'reload schema';"
 _SLOW: Final = 0.1  # of the deadline, for one round trip: a turn waits for two, and a retry must fit in besides
 
@@ -80,6 +79,12 @@ class _Visit:
             return False
         bearer = str((self.driver._own or self.driver._aown).options.headers.get("Authorization", ""))
         return (claims(bearer.removeprefix("Bearer ")) or {}).get("role") == "authenticated"
+
+    @property
+    def speaks_for_itself(self) -> bool:
+        """Whether calls run as the login of a connection string, and not as one of Supabase's roles."""
+        assert self.store is not None
+        return self.over_psycopg and self.store._identity is None
 
     def ask(self, function: str) -> Any:
         """Call a function once, without the retries that would wait out the deadline."""
@@ -222,7 +227,7 @@ def _login(visit: _Visit) -> Iterator[Finding]:
         visit.ledger = error
     except Forbidden as error:
         if error.code != "42501":  # the key or the login; else it is a grant, of which later
-            yield _from("login" if visit.over_psycopg else "key", error)
+            yield fault("login", error.says, LOGIN_ADVICE) if visit.over_psycopg else _from("key", error)
             raise _NoFurther from error
         visit.ledger = error
     except Unavailable as error:
@@ -269,7 +274,7 @@ def _schema(visit: _Visit) -> Iterator[Finding]:
         if not visit.over_psycopg and not visit.has_user and is_public(visit.api_key):
             yield ok("schema", "The functions are there, and closed to the public key.")
             raise _NoFurther
-        yield fault("grants", "The role may not call this library's functions.", _grant(visit.schema))
+        yield fault("grants", "The role may not call this library's functions.", _grant(visit, to_login=True))
         raise _NoFurther
     if isinstance(ledger, NotInstalled):
         ledger = yield from _older(visit)
@@ -289,7 +294,7 @@ def _schema(visit: _Visit) -> Iterator[Finding]:
             "schema",
             f"The schema is older than this release: migration {', '.join(map(str, pending))} of "
             f"{max(known)} is missing.",
-            _MIGRATE,
+            _migrate(visit.schema),
         )
     elif not other and max(versions) > max(known):
         yield warning(
@@ -318,20 +323,37 @@ def _older(visit: _Visit) -> Any:
                 "Rename them, or install into another schema: migrate --schema chat.",
             )
         else:
-            yield fault("schema", f"Nothing is installed in schema {visit.schema}.", _MIGRATE)
+            yield fault("schema", f"Nothing is installed in schema {visit.schema}.", _migrate(visit.schema))
         raise _NoFurther
     error = visit.ledger
     yield fault(
         "schema",
         "The Data API does not know this library's functions: they are not installed, or older than "
         "this release, or its schema cache is stale.",
-        f"{_MIGRATE}  (if that was just done, in the SQL editor: {_RELOAD})",
+        f"{_migrate(visit.schema)}  (if that was just done, in the SQL editor: {_RELOAD})",
     )
     raise _NoFurther from error if isinstance(error, HistoryError) else None
 
 
-def _grant(schema: str) -> str:
-    return f'select "{schema}".chat_history_grant();' if schema != "public" else "select chat_history_grant();"
+def _migrate(schema: str) -> str:
+    return "langchain-supabase-history migrate" + ("" if schema == "public" else f" --schema {schema}")
+
+
+def _grant(visit: _Visit, *, to_login: bool = False) -> str:
+    """The statement that puts the grants right; with `to_login`, those of an application's own role too."""
+    home = "" if visit.schema == "public" else f'"{visit.schema}".'
+    role = _names(visit)[1] if to_login and visit.speaks_for_itself else ""
+    return f"select {home}chat_history_grant({role});"
+
+
+def _names(visit: _Visit) -> list[str]:
+    """The login's role, the same as a literal, and the tables' owner, quoted for SQL."""
+    from .drivers.psycopg import connect
+
+    query = """select quote_ident(current_user), quote_literal(current_user), quote_ident(pg_get_userbyid(relowner))
+      from pg_class where relname = 'chat_history_sessions' and relnamespace = to_regnamespace(%s)"""
+    with connect(visit.driver.conninfo, visit.deadline) as conn:
+        return list(conn.execute(query, [f'"{visit.schema}"']).fetchone() or ("?", "?", "?"))
 
 
 def _guards(visit: _Visit) -> Iterator[Finding]:
@@ -344,7 +366,7 @@ def _guards(visit: _Visit) -> Iterator[Finding]:
     facts = visit.guards
     who = "past row level security: the application itself" if facts["bypasses"] else "held to row level security"
     yield ok("role", f"Requests run as {facts['role']}, {who}.")
-    yield from grants(facts, _grant(visit.schema))
+    yield from grants(facts, _grant(visit))
     yield from row_level_security(facts, visit.schema)
 
 
@@ -358,7 +380,7 @@ def _round_trip(visit: _Visit) -> Iterator[Finding]:
         back = store.load(session)
         removed = store.delete_session(session)
     except HistoryError as error:
-        yield _from("round trip", error)
+        yield fault("round trip", error.says, _way_in(visit, error) or error.advice)
         with suppress(HistoryError):
             store.delete_session(session)
         raise _NoFurther from error
@@ -370,6 +392,18 @@ def _round_trip(visit: _Visit) -> Iterator[Finding]:
             f"Two messages were stored, and {len(back)} came back, not the same.",
             "Look for triggers, rules or policies on the tables that this library did not make.",
         )
+
+
+def _way_in(visit: _Visit, error: HistoryError) -> str:
+    """What lets an application's own login in, where that is what is wrong."""
+    held = visit.guards is not None and not visit.guards["bypasses"]
+    if error.code != "42501" or not held or not visit.speaks_for_itself:
+        return ""
+    role, _, owner = _names(visit)
+    return (
+        f"grant {owner} to {role};  (or: alter role {role} bypassrls;  or, for signed-in users, go on with "
+        "store.as_user(access_token))"
+    )
 
 
 def _latency(visit: _Visit) -> Iterator[Finding]:

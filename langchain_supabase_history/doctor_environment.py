@@ -53,12 +53,14 @@ _BOTH_WAYS: Final = (
     "SUPABASE_KEY (Settings > API Keys)."
 )
 
-# What other tools and templates call the same things.
+# What other tools and templates call the same things; keys that are public come last.
 _OTHER_NAMES: Final = {
     "SUPABASE_DB_URL": ("DATABASE_URL", "POSTGRES_URL", "SUPABASE_DATABASE_URL", "DIRECT_URL"),
     "SUPABASE_URL": ("NEXT_PUBLIC_SUPABASE_URL", "VITE_SUPABASE_URL", "SUPABASE_PROJECT_URL"),
-    "SUPABASE_KEY": ("SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SERVICE_KEY", "SUPABASE_ANON_KEY",
-                     "SUPABASE_PUBLISHABLE_KEY", "NEXT_PUBLIC_SUPABASE_ANON_KEY", "SUPABASE_API_KEY"),
+    "SUPABASE_KEY": ("SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SERVICE_KEY", "SUPABASE_API_KEY",
+                     "SUPABASE_ANON_KEY", "SUPABASE_PUBLISHABLE_KEY", "NEXT_PUBLIC_SUPABASE_ANON_KEY",
+                     "NEXT_PUBLIC_SUPABASE_PUBLISHABLE_KEY", "VITE_SUPABASE_ANON_KEY",
+                     "VITE_SUPABASE_PUBLISHABLE_KEY"),
 }  # fmt: skip
 
 
@@ -70,28 +72,30 @@ def environment(given: Mapping[str, str], environ: Mapping[str, str]) -> Iterato
         environ: The environment.
     """
     found = [name for name in NAMES if given.get(name)]
-    others = {
-        name: next((other for other in _OTHER_NAMES[name] if environ.get(other)), None)
-        for name in NAMES
-        if name not in found
-    }
     if "SUPABASE_DB_URL" in found:
         also = " SUPABASE_URL and SUPABASE_KEY are there too, and not used." if len(found) > 1 else ""
         yield ok("environment", f"SUPABASE_DB_URL is set, so the database is reached over psycopg.{also}")
-    elif "SUPABASE_URL" in found and "SUPABASE_KEY" in found:
+        return
+    if "SUPABASE_URL" in found and "SUPABASE_KEY" in found:
         yield ok("environment", "SUPABASE_URL and SUPABASE_KEY are set, so the database is reached over the Data API.")
-    else:
-        missing = "SUPABASE_KEY" if found == ["SUPABASE_URL"] else "SUPABASE_URL" if found else None
-        says = f"{found[0]} is set, {missing} is not." if missing else "No database is configured."
-        for name in [missing] if missing else NAMES:
-            if other := others.get(str(name)):
-                yield fault(
-                    "environment",
-                    f"{says} {other} is set, which this library does not read.",
-                    f"Set {name} to what {other} holds.",
-                )
-                return
-        yield fault("environment", says, f"Set {missing} too." if missing else _BOTH_WAYS)
+        return
+    missing = "SUPABASE_KEY" if found == ["SUPABASE_URL"] else "SUPABASE_URL" if found else None
+    says = f"{found[0]} is set, {missing} is not." if missing else "No database is configured."
+    for name in [missing] if missing else NAMES:
+        other = next((other for other in _OTHER_NAMES[name] if environ.get(other)), None)
+        if other is None:
+            continue
+        public = name == "SUPABASE_KEY" and ("ANON" in other or "PUBLISHABLE" in other or is_public(environ[other]))
+        yield fault(
+            "environment",
+            f"{says} {other} is set, which this library does not read.",
+            f"{other} is a public key, which alone may read nothing. On a server set SUPABASE_KEY to the secret key "
+            "(Supabase: Settings > API Keys)."
+            if public
+            else f"Set {name} to what {other} holds.",
+        )
+        return
+    yield fault("environment", says, f"Set {missing} too." if missing else _BOTH_WAYS)
 
 
 def address(given: Mapping[str, str]) -> Iterator[Finding]:

@@ -58,8 +58,9 @@ class NotInstalled(HistoryError):
     """The database does not know this library's functions."""
 
     advice = (
-        "Run `langchain-supabase-history migrate`, or paste what `migrate --print` gives into the Supabase SQL editor. "
-        "If that was just done, the Data API may not have noticed: run `notify pgrst, 'reload schema'` there."
+        "Run `langchain-supabase-history migrate` (with `--schema` for a store that has one), or paste what "
+        "`migrate --print` gives into the Supabase SQL editor. If that was just done, the Data API may not have "
+        "noticed: run `notify pgrst, 'reload schema'` there."
     )
 
 
@@ -150,10 +151,15 @@ class Transient(Exception):
 _ASK_WHO = (
     "A public key alone may read nothing: use store.as_user(access_token) for a signed-in user, or the secret "
     "(service role) key on a server. A user has only sessions of that user's own. Where grants are missing, "
-    "`select chat_history_grant()` gives them."
+    "`select chat_history_grant()` gives them, `select chat_history_grant('app')` to an application's own role."
 )
 _TOO_LARGE: Final = "Append fewer messages at once, or keep large content elsewhere and store where it is."
 _UNREADABLE: Final = "Look for a turn's or feedback's value that JSON or PostgreSQL does not take, such as a NUL."
+# libpq has one kind of error for whatever a server says to a login, too many connections included.
+LOGIN_ADVICE: Final = (
+    "Check user, password and database name; Supabase's pooler wants the user as postgres.<project>. Where it has too "
+    "many connections: close other clients, go through a pooler, or raise the role's connection limit."
+)
 _FRESH_TOKEN = "Pass a fresh access token, or a callable that gives one, to store.as_user(...)."  # noqa: S105
 
 # Code -> (class, message, advice or None for the class's own). `PTnnn` are raised by our SQL functions, whose words go
@@ -196,8 +202,8 @@ _CODES: Final[dict[str, tuple[type[HistoryError], str, str | None]]] = {
     "PGRST303": (Forbidden, "The Data API refused the access token's claims: it is expired, or not meant for it.",
                  _FRESH_TOKEN),
     "57014": (StatementTimeout, "The database cancelled the statement.", None),
-    "28P01": (Forbidden, "The database refused the login: {detail}.", "Check the user name and the password."),
-    "28000": (Forbidden, "The database refused the login: {detail}.", "Check the user name and the password."),
+    "28P01": (Forbidden, "The database refused the login: {detail}.", LOGIN_ADVICE),
+    "28000": (Forbidden, "The database refused the login: {detail}.", LOGIN_ADVICE),
 }  # fmt: skip
 
 # Another try may succeed: connection trouble, a server that starts, stops or fails over, deadlock, serialization,
@@ -240,3 +246,18 @@ def check_schema(schema: object) -> str:
     if not isinstance(schema, str) or not _SCHEMA.fullmatch(schema):
         raise InvalidSession("schema must be a plain SQL identifier: letters, digits and _, at most 63 characters.")
     return schema
+
+
+_PLACEHOLDER: Final = re.compile(r"<(?:project|password|region|key)>|\[YOUR-[A-Z-]+\]")
+
+
+def check_placeholders(text: object, name: str) -> None:
+    """Refuse a setting that was copied and not filled in.
+
+    Raises:
+        NotConfigured: It still has a placeholder in it.
+    """
+    if isinstance(text, str) and (found := _PLACEHOLDER.search(text)):
+        raise NotConfigured(
+            f"{name} still says {found[0]}.", advice="Put the value that it stands for there, without the brackets."
+        )

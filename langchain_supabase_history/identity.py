@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from .errors import _FRESH_TOKEN, Forbidden, InvalidInput, NotConfigured, Unavailable
 
 if TYPE_CHECKING:
     import jwt
+
+_JWKS: Final = "jwks_url must be https://<project>.supabase.co/auth/v1/.well-known/jwks.json."
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Verifier:
         self._jwks: jwt.PyJWKClient | None = None
         if jwks_url is not None:
             if not isinstance(jwks_url, str) or not jwks_url.startswith(("https://", "http://")):
-                raise NotConfigured("jwks_url must be https://<project>.supabase.co/auth/v1/.well-known/jwks.json.")
+                raise NotConfigured(_JWKS)
             from jwt import PyJWKClient
 
             self._jwks = PyJWKClient(jwks_url, timeout=max(1, int(timeout)))
@@ -93,31 +95,46 @@ class Verifier:
             except (TypeError, ValueError, RecursionError):
                 raise InvalidInput("as_user(claims=...) must be claims as a token holds them: plain JSON.") from None
         token = identity.access_token()
+        if self._secret is None and self._jwks is None:
+            raise self._no_key("jwks_url=...", "ES256 and RS256 tokens with, jwt_secret=... for HS256 ones")
         import jwt
 
         try:
             if jwt.get_unverified_header(token).get("alg") == "HS256":
                 if self._secret is None:
-                    raise self._no_key("jwt_secret=...", "HS256")
+                    raise self._no_key("jwt_secret=...", "HS256 tokens with")
                 claims = self._decode(token, self._secret, ["HS256"])
             else:
-                if self._jwks is None:
-                    raise self._no_key("jwks_url=...", "ES256 or RS256")
-                claims = self._decode(token, self._jwks.get_signing_key_from_jwt(token).key, ["ES256", "RS256"])
+                claims = self._decode(token, self._public_key(token), ["ES256", "RS256"])
         except jwt.ExpiredSignatureError as error:
             raise Forbidden("The access token is expired.", advice=_FRESH_TOKEN) from error
-        except jwt.PyJWKClientConnectionError as error:
-            raise Unavailable("The keys that check access tokens could not be fetched from jwks_url.") from error
         except jwt.PyJWTError as error:
             raise Forbidden("The access token was refused: it is not a signed-in user's of this project.",
                             advice=_FRESH_TOKEN) from error  # fmt: skip
         return json.dumps(claims)
 
+    def _public_key(self, token: str) -> Any:
+        """The project's key that the token says it was signed with, fetched at need."""
+        import jwt
+
+        if self._jwks is None:
+            raise self._no_key("jwks_url=...", "ES256 and RS256 tokens with")
+        try:
+            return self._jwks.get_signing_key_from_jwt(token).key
+        except jwt.PyJWKSetError as error:
+            raise NotConfigured(
+                "What jwks_url leads to holds no key to check access tokens with.",
+                advice=f"{_JWKS} A project with a legacy JWT secret has none there: give jwt_secret=... instead.",
+            ) from error
+        except (jwt.PyJWKClientConnectionError, OSError, ValueError) as error:  # ValueError: the answer is no JSON
+            raise Unavailable("The keys that check access tokens could not be fetched from jwks_url.") from error
+
     @staticmethod
-    def _no_key(option: str, algorithm: str) -> NotConfigured:
+    def _no_key(option: str, which: str) -> NotConfigured:
         return NotConfigured(
-            f"Over psycopg nobody else checks access tokens: give HistoryStore.from_postgres(..., {option}) to check "
-            f"{algorithm} tokens with, or as_user(claims=...) that you have verified."
+            "Over psycopg nobody else checks access tokens, and this store has no key to check this one with.",
+            advice=f"Give HistoryStore.from_postgres(..., {option}) to check {which}, or as_user(claims=...) that you "
+            "have verified.",
         )
 
     @staticmethod

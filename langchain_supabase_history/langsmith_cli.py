@@ -23,9 +23,11 @@ _COUNTS = ("turns", "failed_turns", "unmeasured_turns", "input_tokens", "output_
 _SHOWN_BY = {"session": ("user_id", "session_id"), "user": ("user_id",), "model": ("model",), "day": ("day",)}
 
 
-def show_usage(scope: dict[str, Any], group_by: tuple[str, ...], with_langsmith: bool, as_json: bool) -> None:
+def show_usage(
+    store: HistoryStore, scope: dict[str, Any], group_by: tuple[str, ...], with_langsmith: bool, as_json: bool
+) -> None:
     """Print usage as a table, or as JSON."""
-    with HistoryStore.from_env() as store:
+    with store:
         if with_langsmith:
             filled = CostFiller(
                 store._langsmith,
@@ -55,11 +57,11 @@ def _cell(usage: Usage, name: str) -> str:
     return f"{value:.4f}" if name == "total_cost" else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def restore(project: str, since: datetime, dry_run: bool) -> None:
+def restore(store: HistoryStore, project: str, since: datetime, dry_run: bool) -> None:
     """Restore a LangSmith project, with a progress bar where somebody looks at it."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with HistoryStore.from_env() as store, Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bar:
+    with store, Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(f"restoring {project}", total=None)
         report = Restore(
             store, project, since, dry_run, lambda done, of: bar.update(task, completed=done, total=of)
@@ -72,6 +74,7 @@ def restore(project: str, since: datetime, dry_run: bool) -> None:
         (report.without_session, "runs name no session in their metadata (session_id, conversation_id, thread_id)"),
         (report.without_messages, "runs hold no message"),
         (report.refused, "turns are of sessions that were cleared or deleted, and stay so"),
+        (report.running, "runs are still running; restore again when they have ended"),
     ):
         if count:
             click.echo(f"{count} {what}.")

