@@ -201,6 +201,7 @@ _CODES: Final[dict[str, tuple[type[HistoryError], str, str | None]]] = {
     "PGRST302": (Forbidden, "The Data API wants a key.", _ASK_WHO),
     "PGRST303": (Forbidden, "The Data API refused the access token's claims: it is expired, or not meant for it.",
                  _FRESH_TOKEN),
+    "53100": (HistoryError, "The database's disk is full.", "Free space, or let the disk grow; then try again."),
     "57014": (StatementTimeout, "The database cancelled the statement.", None),
     "28P01": (Forbidden, "The database refused the login: {detail}.", LOGIN_ADVICE),
     "28000": (Forbidden, "The database refused the login: {detail}.", LOGIN_ADVICE),
@@ -209,7 +210,7 @@ _CODES: Final[dict[str, tuple[type[HistoryError], str, str | None]]] = {
 # Another try may succeed: connection trouble, a server that starts, stops or fails over, deadlock, serialization,
 # too many connections, lock timeout; PostgREST's own (no connection, cache loading, pool timeout), and a gateway's.
 _TRANSIENT: Final = re.compile(
-    r"08...|53...|57P0.|40001|40P01|55P03|25006|PGRST00[0-3]|408|425|429|500|502|503|504|52[0-9]|530|540"
+    r"08...|53[023]00|57P0.|40001|40P01|55P03|25006|PGRST00[0-3]|408|425|429|500|502|503|504|52[0-9]|530|540"
 )
 
 

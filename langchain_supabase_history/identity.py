@@ -32,6 +32,11 @@ class Identity:
         elif not callable(self.token):
             _check_token(self.token)
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether the token comes from the application's own code, which may take its time."""
+        return callable(self.token)
+
     def access_token(self) -> str:
         """The token as it is now.
 
@@ -79,7 +84,11 @@ class Verifier:
                 raise NotConfigured(_JWKS)
             from jwt import PyJWKClient
 
-            self._jwks = PyJWKClient(jwks_url, timeout=max(1, int(timeout)))
+            self._jwks = PyJWKClient(jwks_url, timeout=timeout)
+
+    def may_wait(self, identity: Identity) -> bool:
+        """Whether checking may wait for somebody: the token's callable, or the server that has the keys."""
+        return identity.claims is None and (identity.may_wait or self._jwks is not None)
 
     def claims(self, identity: Identity) -> str:
         """The claims to run with, as JSON: verified now, expiry included.

@@ -203,6 +203,8 @@ class Insights:
         return await self._ado(self._usage(session_id, user_id, since, until, group_by))
 
     def _usage(self, session_id: Any, user_id: Any, since: Any, until: Any, group_by: Any) -> Call[list[Usage]]:
+        if self._user_id is not None and user_id not in (None, self._user_id):
+            raise InvalidInput("This store is another user's: call usage on the one that for_user was called on.")
         user_id = self._user_id if user_id is None else user_id
         return usage(session_id=session_id, user_id=user_id, since=since, until=until, group_by=group_by)
 

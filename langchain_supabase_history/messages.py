@@ -327,7 +327,8 @@ def _tokens(
         amiss.append(f"{where}: count_tokens {wrong}; an estimate is stored in its place")
     else:
         usage = getattr(message, "usage_metadata", None)
-        if usage and isinstance(told := usage.get("output_tokens"), int) and told > 0:
+        told = usage.get("output_tokens") if isinstance(usage, Mapping) else None
+        if isinstance(told, int) and told > 0:
             return min(int(told), 2**31 - 1)
     # Four bytes a token is the field's rule of thumb for English; other scripts take more bytes, so the bytes are
     # counted, not the characters. What a provider is sent: content and tool calls.

@@ -10,12 +10,13 @@ import time
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import tenacity
 
 from ..calls import Call
-from ..errors import Transient, Unavailable
+from ..errors import StoreClosed, Transient, Unavailable
 from ..identity import Identity
 
 T = TypeVar("T")
@@ -68,7 +69,14 @@ class Driver(ABC):
     async def aexecute(self, call: Call[T], identity: Identity | None = None) -> T:
         """Async version of execute."""
         self._used = True
-        return await self._on_loop(self._aexecute(call, identity))
+        try:
+            return await self._on_loop(self._aexecute(call, identity))
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody cancelled the caller: the loop was stopped under it. A bare cancellation would pass unnoticed.
+            raise StoreClosed("The store was closed while this operation ran.") from None
 
     async def _aexecute(self, call: Call[T], identity: Identity | None) -> T:
         try:
@@ -195,7 +203,8 @@ def _forget_inherited() -> None:
 def _close_all() -> None:
     """Leave no pool's tasks or threads behind at the interpreter's end."""
     for driver in list(_drivers):
-        driver.close()
+        with suppress(Exception):  # one that cannot be closed must not keep the others open
+            driver.close()
 
 
 if hasattr(os, "register_at_fork"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -10,7 +11,7 @@ import httpx
 import orjson
 
 from ..calls import Call, Json
-from ..errors import Forbidden, NotConfigured, StoreClosed, Transient, from_code, is_transient
+from ..errors import Forbidden, HistoryError, NotConfigured, StoreClosed, Transient, from_code, is_transient
 from ..identity import Identity, token_subject
 from ..messages import loads
 from .base import Driver
@@ -67,21 +68,44 @@ class PostgrestDriver(Driver):
     def _try(self, call: Call[T], identity: Identity | None, replay: bool, seconds: float) -> T:
         client = self._postgrest()
         request = _request(client, call, identity, self.schema, replay)
+        end = time.monotonic() + seconds
         try:
-            response = client.session.post(**request, timeout=seconds)
+            # In pieces, because httpx's own timeout is for each of them.
+            with client.session.stream("POST", **request, timeout=seconds) as response:
+                content = bytearray()
+                for piece in response.iter_bytes():
+                    content += piece
+                    if time.monotonic() > end:
+                        raise httpx.ReadTimeout("the answer took too long")
         except (httpx.HTTPError, RuntimeError) as error:
-            raise _translate(error) from error
-        return _answer(call, response)
+            raise self._translate(error) from error
+        return _answer(call, response, bytes(content))
 
     async def _atry(self, call: Call[T], identity: Identity | None, replay: bool, seconds: float) -> T:
         client = await self._apostgrest()
-        request = _request(client, call, identity, self.schema, replay)
+        end = asyncio.get_running_loop().time() + seconds
+        if identity is not None and identity.may_wait:  # not on the loop, where all operations would wait with it
+            request = await asyncio.to_thread(_request, client, call, identity, self.schema, replay)
+        else:
+            request = _request(client, call, identity, self.schema, replay)
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout_at(end):
                 response = await client.session.post(**request, timeout=seconds)
         except (httpx.HTTPError, RuntimeError, TimeoutError) as error:
-            raise _translate(error) from error
-        return _answer(call, response)
+            raise self._translate(error) from error
+        return _answer(call, response, response.content)
+
+    def _closed(self) -> HistoryError:
+        return StoreClosed("The store was closed while this operation ran.")
+
+    def _translate(self, error: Exception) -> Exception:
+        if isinstance(error, RuntimeError):  # httpx's client was closed
+            return self._closed()
+        if isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL)):
+            return NotConfigured("This is no address of a Data API.", advice=_ADDRESS)
+        if isinstance(error, (httpx.TimeoutException, TimeoutError)):
+            return Transient("the Data API did not answer in time")
+        return Transient(f"the Data API could not be reached ({str(error) or type(error).__name__})")
 
     def close(self) -> None:
         with self._lock:
@@ -123,6 +147,12 @@ class ClientDriver(PostgrestDriver):
     async def _apostgrest(self) -> AsyncPostgrestClient:
         client: AsyncPostgrestClient = self._aown.postgrest
         return client
+
+    def _closed(self) -> HistoryError:
+        return NotConfigured(
+            "The application's supabase client was closed, or belongs to an event loop that has ended.",
+            advice="Make an async client in the event loop that uses it, and a new store with it for another loop.",
+        )
 
     def signed_in(self) -> str:
         token = str((self._own or self._aown).postgrest.headers.get("Authorization", "")).removeprefix("Bearer ")
@@ -181,24 +211,13 @@ def _fragment(value: Any) -> Any:
     raise TypeError
 
 
-def _translate(error: Exception) -> Exception:
-    if isinstance(error, RuntimeError):  # httpx: "the client has been closed"
-        return StoreClosed("The store was closed while this operation ran.")
-    if isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL)):
-        return NotConfigured("This is no address of a Data API.", advice=_ADDRESS)
-    if isinstance(error, (httpx.TimeoutException, TimeoutError)):
-        return Transient("the Data API did not answer in time")
-    return Transient(f"the Data API could not be reached ({str(error) or type(error).__name__})")
-
-
-def _answer(call: Call[T], response: httpx.Response) -> T:
+def _answer(call: Call[T], response: httpx.Response, content: bytes) -> T:
     if response.is_success:
         try:
-            reply = loads(response.content) if response.content else None
-        except ValueError:
-            raise from_code("404") from None
-        return call.parse(reply)
-    code, detail = _error_code(response)
+            return call.parse(loads(content) if content else None)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as odd:
+            raise from_code("404") from odd  # not what our functions answer: a portal's page, say
+    code, detail = _error_code(response.status_code, content)
     status = str(response.status_code)
     if code == status and (response.is_redirect or response.status_code in (405, 406, 501)):
         code = "404"  # a web server that takes no calls: not a Data API
@@ -210,13 +229,13 @@ def _answer(call: Call[T], response: httpx.Response) -> T:
     raise error
 
 
-def _error_code(response: httpx.Response) -> tuple[str, str]:
+def _error_code(status: int, content: bytes) -> tuple[str, str]:
     """PostgREST's or PostgreSQL's code and words, else the HTTP status (a gateway's page, say)."""
     try:
-        body = orjson.loads(response.content)
+        body = orjson.loads(content)
         code, detail = body["code"], body.get("message")
     except (orjson.JSONDecodeError, KeyError, TypeError):
         code, detail = None, None
     if not isinstance(code, str) or not code:
-        code = str(response.status_code)
+        code = str(status)
     return code, detail if isinstance(detail, str) else ""

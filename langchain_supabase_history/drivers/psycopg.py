@@ -19,12 +19,14 @@ from psycopg.pq import TransactionStatus
 
 from ..calls import SQL_TYPES, Call, Json
 from ..errors import (
+    LOGIN_ADVICE,
     Forbidden,
     HistoryError,
     NotConfigured,
     StoreClosed,
     Transient,
     Unavailable,
+    check_placeholders,
     from_code,
     is_transient,
 )
@@ -132,16 +134,20 @@ class PsycopgDriver(Driver):
 
     # --- sync
 
-    def _open(self) -> psycopg_pool.ConnectionPool[_Connection]:
-        with self._lock:
+    def _open(self, seconds: float) -> psycopg_pool.ConnectionPool[_Connection]:
+        if not self._lock.acquire(timeout=seconds):  # others are connecting, and it takes them as long
+            raise Transient(_CANNOT_CONNECT)
+        try:
             if self._pool is None:
                 cls: type[_Connection] = type("_PoolConnection", (_Connection,), {"first": None})
                 options = self._pool_options()
                 cls.first = cls.connect(self._conninfo, **options["kwargs"])
                 pool = psycopg_pool.ConnectionPool(self._conninfo, connection_class=cls, **options)
                 pool.open()
-                self._pool = pool
+                self._used, self._pool = True, pool
             return self._pool
+        finally:
+            self._lock.release()
 
     def _try(self, call: Call[T], identity: Identity | None, replay: bool, seconds: float) -> T:
         claims = None if identity is None else self._verifier.claims(identity)
@@ -150,8 +156,8 @@ class PsycopgDriver(Driver):
         conn: _Connection | None = None
         pool = self._pool
         try:
-            pool = self._pool or self._open()
-            conn = pool.getconn(timeout=seconds)
+            pool = self._pool or self._open(seconds)
+            conn = pool.getconn(timeout=max(end - time.monotonic(), 0.001))
             conn.deadline = end
             try:
                 return _answer(call, self._run(conn, query, params, claims))
@@ -170,7 +176,7 @@ class PsycopgDriver(Driver):
                     self._pool = None if self._pool is pool else self._pool
                 threading.Thread(target=pool.close, kwargs={"timeout": 1}, daemon=True).start()
                 raise Transient(_CANNOT_CONNECT) from error
-            raise _translate(error, connecting=conn is None) from error
+            raise _translate(error, connecting=conn is None, late=time.monotonic() >= end) from error
 
     @staticmethod
     def _run(conn: _Connection, query: bytes, params: dict[str, Any], claims: str | None) -> list[Any]:
@@ -218,19 +224,28 @@ class PsycopgDriver(Driver):
                 options = self._pool_options()
                 cls.first = await cls.connect(self._conninfo, **options["kwargs"])
                 pool = psycopg_pool.AsyncConnectionPool(self._conninfo, connection_class=cls, **options)
-                await pool.open()
-                self._apool = pool
+                try:
+                    await pool.open()
+                except BaseException:  # cancelled: what it has opened belongs to nobody else
+                    await pool.close()
+                    raise
+                self._used, self._apool = True, pool
             return self._apool
 
     async def _atry(self, call: Call[T], identity: Identity | None, replay: bool, seconds: float) -> T:
-        claims = None if identity is None else self._verifier.claims(identity)
-        query, params = _statement(call, self.schema, replay)
         end = time.monotonic() + seconds
+        claims = await self._aclaims(identity)
+        query, params = _statement(call, self.schema, replay)
         conn: _AsyncConnection | None = None
         pool = self._apool
         try:
-            pool = self._apool or await self._aopen()
-            conn = await pool.getconn(timeout=seconds)
+            if pool is None:
+                try:
+                    async with asyncio.timeout_at(asyncio.get_running_loop().time() + end - time.monotonic()):
+                        pool = await self._aopen()
+                except TimeoutError as error:
+                    raise Transient(_CANNOT_CONNECT) from error
+            conn = await pool.getconn(timeout=max(end - time.monotonic(), 0.001))
             conn.deadline = end
             try:
                 return _answer(call, await self._arun(conn, query, params, claims))
@@ -248,7 +263,14 @@ class PsycopgDriver(Driver):
                 self._apool = None if self._apool is pool else self._apool
                 self._closing = asyncio.ensure_future(pool.close(timeout=1))
                 raise Transient(_CANNOT_CONNECT) from error
-            raise _translate(error, connecting=conn is None) from error
+            raise _translate(error, connecting=conn is None, late=time.monotonic() >= end) from error
+
+    async def _aclaims(self, identity: Identity | None) -> str | None:
+        if identity is None:
+            return None
+        if self._verifier.may_wait(identity):  # not on the loop, where all operations would wait with it
+            return await asyncio.to_thread(self._verifier.claims, identity)
+        return self._verifier.claims(identity)
 
     @staticmethod
     async def _arun(conn: _AsyncConnection, query: bytes, params: dict[str, Any], claims: str | None) -> list[Any]:
@@ -324,8 +346,8 @@ def _answer(call: Call[T], rows: Sequence[tuple[Any, ...]]) -> T:
     return call.parse(None if text is None else loads(text))
 
 
-def _translate(error: psycopg.Error, *, connecting: bool) -> Exception:
-    """The error of ours for one of psycopg's: by SQLSTATE, else by what stage it came from."""
+def _translate(error: psycopg.Error, *, connecting: bool, late: bool = False) -> Exception:
+    """The error of ours for one of psycopg's: by SQLSTATE, else by what stage it came from, and whether it was late."""
     code = error.sqlstate
     if code is not None:
         detail = error.diag.message_primary or ""
@@ -339,10 +361,12 @@ def _translate(error: psycopg.Error, *, connecting: bool) -> Exception:
     if connecting and pgconn is not None and (pgconn.used_password or pgconn.needs_password):
         return Forbidden(
             f"The database refused the login: {_words(error)}.",
-            advice="Check user, password and database name; Supabase's pooler wants the user as postgres.<project>.",
+            advice=LOGIN_ADVICE,
         )
     if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
-        return Transient(f"no connection could be made ({_words(error)})" if connecting else "the connection broke")
+        if connecting:
+            return Transient(f"{_CANNOT_CONNECT} ({_words(error)})")
+        return Transient("it did not answer in time" if late else "the connection broke")
     return HistoryError(f"The database driver reported {type(error).__name__}.", advice="Its own words are the cause.")
 
 
@@ -388,6 +412,7 @@ def _with_defaults(conninfo: str, deadline: float) -> str:
     """The connection string with what it does not say itself: TLS for hosts that are not local, and keep-alive."""
     if not isinstance(conninfo, str) or not conninfo:
         raise NotConfigured("from_postgres needs a connection string.", advice=_CONNINFO)
+    check_placeholders(conninfo, "The connection string")
     try:
         given = conninfo_to_dict(conninfo)
         # An unescaped password spills into the parts after it, which errors would then repeat.
@@ -397,11 +422,6 @@ def _with_defaults(conninfo: str, deadline: float) -> str:
     except (psycopg.Error, ValueError):
         # Without its cause, whose text repeats the string, password included.
         raise NotConfigured("The connection string cannot be read.", advice=_CONNINFO) from None
-    if given.get("password") == "[YOUR-PASSWORD]":
-        raise NotConfigured(
-            "The connection string still says [YOUR-PASSWORD].",
-            advice="Put the database password in its place, without the brackets.",
-        )
     if given.get("sslmode") not in (None, "disable", "allow", "prefer", "require", "verify-ca", "verify-full"):
         raise NotConfigured(
             "The connection string's sslmode is unknown to PostgreSQL.",
