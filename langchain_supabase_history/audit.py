@@ -34,7 +34,7 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import LLMResult
 
-from . import messages as codec
+from . import values
 from .errors import InvalidInput
 
 EXCERPT: Final = 200  # characters
@@ -157,8 +157,8 @@ def with_usage(messages: Sequence[BaseMessage], runs: Sequence[ModelRun] | None)
         return list(messages)
     (run,) = said_it
     told: dict[str, Any] = {}
-    with contextlib.suppress(codec._Unencodable):  # the answer alone can be stored
-        codec.encode(dict(run.response_metadata), "response_metadata")
+    with contextlib.suppress(values.Unencodable):  # the answer alone can be stored
+        values.to_json(dict(run.response_metadata), "response_metadata")
         told["response_metadata"] = dict(run.response_metadata)
     if len(run.usage) == 1:
         usage: dict[str, Any] = {}

@@ -16,7 +16,7 @@ import orjson
 from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.utils.uuid import uuid7
 
-from . import messages as codec
+from . import messages as codec, values
 from .errors import InvalidInput, InvalidMessage, InvalidSession
 from .records import Loaded, Page, Session, Status, StoredMessage, Turn, Window
 
@@ -103,7 +103,7 @@ def check_id(value: object, name: str = "session_id") -> str:
         raise InvalidSession(f"{name} must be a str, got {type(value).__name__}: pass str({name}).")
     if not 1 <= len(value) <= MAX_ID_LENGTH:
         raise InvalidSession(f"{name} must have 1 to {MAX_ID_LENGTH} characters, got {len(value)}.")
-    if not codec._plain(value):
+    if not values.is_plain(value):
         raise InvalidSession(f"{name} must not contain NUL or lone surrogates.")
     return value
 
@@ -175,7 +175,7 @@ def turn_json(turn: Turn, **more: Any) -> Json:
             if not isinstance(text, str):
                 raise InvalidMessage(f"turn.{name} must be a str.")
             # A column of text holds neither NUL nor lone surrogates; what the eye sees is kept.
-            sent[name] = text if codec._plain(text) else codec._NOT_TEXT.sub("\ufffd", text)
+            sent[name] = values.made_plain(text)
     for name in ("started_at", "ended_at"):
         if (at := getattr(turn, name)) is not None:
             if not isinstance(at, datetime) or at.tzinfo is None:
@@ -189,8 +189,8 @@ def turn_json(turn: Turn, **more: Any) -> Json:
     for name in _TURN_JSON:
         if value := getattr(turn, name):
             try:
-                sent[name] = codec.to_json(value, f"turn.{name}")
-            except codec._Unencodable as error:
+                sent[name] = values.to_json(value, f"turn.{name}")
+            except values.Unencodable as error:
                 raise InvalidMessage(f"{error.path[:200]} cannot be stored: {error.reason}.") from None
     return Json(orjson.dumps(sent | more))
 
@@ -211,13 +211,13 @@ def _session(row: dict[str, Any] | None) -> Session | None:
     if row is None:
         return None
     row = {**row, "created_at": _time(row["created_at"]), "updated_at": _time(row["updated_at"]),
-           "metadata": codec.decode(row["metadata"] or {})}  # fmt: skip
+           "metadata": values.decode(row["metadata"] or {})}  # fmt: skip
     return Session(**_known(Session, row))
 
 
 def _turn(row: dict[str, Any]) -> Turn:
     times = {name: _time(row[name]) for name in ("started_at", "ended_at", "created_at")}
-    jsons = {name: codec.decode(row[name]) for name in _TURN_JSON}
+    jsons = {name: values.decode(row[name]) for name in _TURN_JSON}
     question = [codec.decode_or_wrap(part["type"], part["data"]) for part in row["question"] or ()]
     known = {**times, **jsons, "id": uuid.UUID(row["id"]), "metadata": jsons["metadata"] or {}, "question": question}
     if row["total_cost"] is not None:
@@ -255,7 +255,7 @@ def _parse_load(reply: Any) -> Loaded:
 
 
 def _parse_load_rows(rows: Sequence[tuple[Any, ...]]) -> Loaded:
-    return _loaded(codec.loads(rows[0][1]), *codec.decode_rows(rows[1:]))
+    return _loaded(values.loads(rows[0][1]), *codec.decode_rows(rows[1:]))
 
 
 # --- the calls ------------------------------------------------------------------------------------------------------

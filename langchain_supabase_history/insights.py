@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import orjson
 
-from . import messages as codec
+from . import values
 from .calls import Call, Json, _cursor, _known, _page, _time, _whole, check_id, check_number
 from .errors import HistoryError, InvalidInput
 from .records import Feedback, Page, StoredMessage, Turn, Usage
@@ -94,7 +94,7 @@ def _set(reply: Any) -> int:
 
 
 def _text(value: object, name: str, most: int) -> str:
-    if not isinstance(value, str) or not 1 <= len(value) <= most or not codec._plain(value):
+    if not isinstance(value, str) or not 1 <= len(value) <= most or not values.is_plain(value):
         raise InvalidInput(f"{name} must be a str of 1 to {most} characters, without NUL or lone surrogates.")
     return value
 
@@ -103,7 +103,7 @@ def _feedback(row: dict[str, Any]) -> Feedback:
     wrapped = row["value"] or {}
     return Feedback(
         uuid.UUID(row["id"]), uuid.UUID(row["turn_id"]), uuid.UUID(row["message_id"]) if row["message_id"] else None,
-        row["key"], None if row["score"] is None else float(row["score"]), codec.decode(wrapped.get("value")),
+        row["key"], None if row["score"] is None else float(row["score"]), values.decode(wrapped.get("value")),
         row["comment"],
         datetime.fromisoformat(row["created_at"]), datetime.fromisoformat(row["updated_at"]), _time(row["sent_at"]),
         row["unsent"],
@@ -135,8 +135,8 @@ def add_feedback(
     }  # fmt: skip
     if value is not None:
         try:
-            sent["value"] = {"value": codec.to_json(value, "value")}
-        except codec._Unencodable as error:
+            sent["value"] = {"value": values.to_json(value, "value")}
+        except values.Unencodable as error:
             raise InvalidInput(f"{error.path[:200]} cannot be stored: {error.reason}.") from None
     args = {"session_id": check_id(session_id), "feedback": Json(orjson.dumps(sent)), "user_id": user_id}
     return Call("chat_history_add_feedback", args, _added)

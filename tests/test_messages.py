@@ -35,10 +35,10 @@ from langchain_supabase_history.calls import turn_json
 from langchain_supabase_history.messages import (
     decode_message,
     decode_rows,
-    encode,
     encode_message,
     without_unanswered_calls,
 )
+from langchain_supabase_history.values import encode
 
 from .conftest import Api
 from .strategies import Colour, messages

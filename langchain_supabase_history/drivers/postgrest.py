@@ -13,7 +13,7 @@ import orjson
 from ..calls import Call, Json
 from ..errors import Forbidden, HistoryError, NotConfigured, StoreClosed, Transient, from_code, is_transient
 from ..identity import Identity, token_subject
-from ..messages import loads
+from ..values import loads
 from .base import Driver
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from ..errors import (
     is_transient,
 )
 from ..identity import Identity, Verifier
-from ..messages import loads
+from ..values import loads
 from .base import Driver
 
 T = TypeVar("T")
