@@ -5,6 +5,7 @@ The one module that imports LangChain's chat-history class, which is deprecated 
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Sequence
 
@@ -130,6 +131,9 @@ class SupabaseChatMessageHistory(BaseChatMessageHistory):
                 await self._store._ado(call)
         except HistoryError as error:
             self._failed(error, messages)
+            raise
+        except asyncio.CancelledError:
+            self._failed(HistoryError("Saving was cancelled: the messages may be stored or not."), messages)
             raise
         self._forget()
 

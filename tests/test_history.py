@@ -10,11 +10,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
+import psycopg
 import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
@@ -378,6 +379,29 @@ def test_a_failed_save_is_told_and_the_output_still_returned(
     history._store = store
     history.add_messages(QA)
     assert history.last_error is None
+
+
+def test_a_save_that_is_cancelled_is_told(database: str) -> None:
+    told: list[str] = []
+
+    async def main(history: SupabaseChatMessageHistory) -> None:
+        with psycopg.connect(database) as conn:
+            conn.execute("select from chat_history_sessions for update")
+            save = asyncio.ensure_future(history.aadd_messages([HumanMessage("question")]))
+            await asyncio.sleep(0.2)
+            save.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await save
+
+    def on_error(error: HistoryError, messages: Sequence[BaseMessage]) -> None:
+        told.append(f"{error} {messages[0].text}")
+
+    with HistoryStore.from_postgres(database, on_error=on_error) as store:
+        store.append("s", [HumanMessage("before")])
+        history = store.get_session_history("s")
+        asyncio.run(main(history))
+    assert told == ["Saving was cancelled: the messages may be stored or not. question"]
+    assert str(history.last_error).startswith("Saving was cancelled")
 
 
 def test_on_error_that_raises_does_no_harm(session: str) -> None:
