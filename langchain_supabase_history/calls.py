@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace as replace_field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, Final, Generic, TypeVar, get_args
 
 import orjson
-from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.messages import BaseMessage
 from langchain_core.utils.uuid import uuid7
 
 from . import messages as codec, values
@@ -26,7 +26,6 @@ MAX_ID_LENGTH: Final = 1000
 MAX_PAGE: Final = 1000
 ERASE_BATCH: Final = 5000  # messages and turns that one call deletes: well within a try's seconds
 _LONG: Final = 1e9  # seconds; 30 years
-_UNREAD: Final = HumanMessage("")
 
 # The arguments that are not text, by name: the type a driver that speaks SQL casts them to.
 SQL_TYPES: Final[dict[str, str]] = {
@@ -307,24 +306,25 @@ def append(
     row_ids = [_uuid(i, "ids") for i in ids]
 
     def parse(reply: Any) -> list[StoredMessage]:
-        stored = {known.id: known for known in (_stored_message(row, _UNREAD) for row in reply["known"])}
         # The new ones are the last of all: a question that waited on its turn has come in front of them.
-        position = reply["last_position"] - sum(id not in stored for id in row_ids) + 1
+        known = {row["id"]: row for row in reply["known"]}
+        position = reply["last_position"] - len(row_ids) + len(known)
         at = datetime.fromisoformat(reply["created_at"])
         turn_id = uuid.UUID(reply["turn_id"]) if reply["turn_id"] else uuid.UUID(int=0)
+        stored = []
         for id, message in zip(row_ids, messages, strict=True):
-            if id in stored:
-                stored[id] = replace_field(stored[id], message=message)
+            if known and (row := known.get(str(id))):
+                stored.append(_stored_message(row, message))
             else:
-                stored[id] = StoredMessage(id, position, at, turn_id, message)
                 position += 1
-        return [stored[id] for id in row_ids]
+                stored.append(StoredMessage(id, position, at, turn_id, message))
+        return stored
 
     call = Call(
         "chat_history_append",
         {
             "session_id": check_id(session_id),
-            "ids": [str(id) for id in row_ids],
+            "ids": row_ids,
             "types": [message.type for message in encoded],
             "data": [Json(message.data) for message in encoded],
             "tokens": [message.tokens for message in encoded],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -145,16 +145,19 @@ def decode_rows(rows: Sequence[tuple[str, str]]) -> tuple[list[BaseMessage], int
 
     A row written by something else, or by a newer release, never takes the session down: it is left out and logged.
     """
+    text = "[" + ",".join([data for _, data in rows]) + "]"
     try:
-        datas: list[Any] = loads("[" + ",".join([data for _, data in rows]) + "]")
+        datas: list[Any] = loads(text)
     except ValueError:  # one of them is to blame: read each by itself
         datas = [_loads_or_none(data) for _, data in rows]
-    return _decode_all(zip((type for type, _ in rows), datas, strict=True))
+    if TAG in text:
+        datas = [decode(data) for data in datas]
+    return _read_all([{"type": type, "data": data} for (type, _), data in zip(rows, datas, strict=True)])
 
 
 def decode_items(items: Sequence[dict[str, Any]]) -> tuple[list[BaseMessage], int]:
     """As `decode_rows`, from `{"type", "data"}` as the Data API gives them."""
-    return _decode_all((item["type"], item["data"]) for item in items)
+    return _read_all([{"type": item["type"], "data": decode(item["data"])} for item in items])
 
 
 def _loads_or_none(text: str) -> Any:
@@ -164,17 +167,18 @@ def _loads_or_none(text: str) -> Any:
         return None
 
 
-def _decode_all(rows: Iterable[tuple[str, Any]]) -> tuple[list[BaseMessage], int]:
-    messages: list[BaseMessage] = []
-    unreadable = 0
-    for type, data in rows:
-        try:
-            messages.append(decode_message(type, data))
-        except Exception as error:  # whatever is in the row
-            unreadable += 1
-            reason = error.__class__.__name__
-            logger.warning("left out a stored message of type %r that cannot be read: %s", type, reason)
-    return messages, unreadable
+def _read_all(items: list[dict[str, Any]]) -> tuple[list[BaseMessage], int]:
+    try:
+        return messages_from_dict(items), 0
+    except Exception:  # whatever is in one of them: read each by itself
+        messages: list[BaseMessage] = []
+        for item in items:
+            try:
+                messages += messages_from_dict([item])
+            except Exception as error:
+                reason = error.__class__.__name__
+                logger.warning("left out a stored message of type %r that cannot be read: %s", item["type"], reason)
+        return messages, len(items) - len(messages)
 
 
 def decode_or_wrap(type: str, data: Any) -> BaseMessage:

@@ -58,10 +58,17 @@ class Driver(ABC):
             HistoryError: See `errors.py`.
         """
         self._used = True
+        end = time.monotonic() + self.deadline
         try:
-            for attempt in tenacity.Retrying(**_policy(self.deadline)):
+            return self._try(call, identity, False, self.deadline * _SHARE)
+        except Transient as error:
+            first = error  # only now: what retries costs as much as a round trip
+        try:
+            for attempt in tenacity.Retrying(**_policy(end)):
                 with attempt:
-                    return self._try(call, identity, *_this_try(attempt, self.deadline))
+                    if attempt.retry_state.attempt_number == 1:
+                        raise first
+                    return self._try(call, identity, True, _seconds(end))
         except Transient as error:
             raise _unavailable(error, self.deadline) from error.__cause__ or error
         raise AssertionError("unreachable")
@@ -79,10 +86,17 @@ class Driver(ABC):
             raise StoreClosed("The store was closed while this operation ran.") from None
 
     async def _aexecute(self, call: Call[T], identity: Identity | None) -> T:
+        end = time.monotonic() + self.deadline
         try:
-            async for attempt in tenacity.AsyncRetrying(**_policy(self.deadline)):
+            return await self._atry(call, identity, False, self.deadline * _SHARE)
+        except Transient as error:
+            first = error
+        try:
+            async for attempt in tenacity.AsyncRetrying(**_policy(end)):
                 with attempt:
-                    return await self._atry(call, identity, *_this_try(attempt, self.deadline))
+                    if attempt.retry_state.attempt_number == 1:
+                        raise first
+                    return await self._atry(call, identity, True, _seconds(end))
         except Transient as error:
             raise _unavailable(error, self.deadline) from error.__cause__ or error
         raise AssertionError("unreachable")
@@ -122,21 +136,19 @@ class Driver(ABC):
             threading.Thread(target=self.close, daemon=True).start()
 
 
-def _policy(deadline: float) -> dict[str, Any]:
+def _policy(end: float) -> dict[str, Any]:
     return {
         "retry": tenacity.retry_if_exception_type(Transient),
-        "stop": tenacity.stop_before_delay(deadline),
+        "stop": tenacity.stop_before_delay(max(end - time.monotonic(), 0)),
         "wait": tenacity.wait_random_exponential(multiplier=0.05, max=1),
         "reraise": True,
     }
 
 
-def _this_try(attempt: tenacity.AttemptManager, deadline: float) -> tuple[bool, float]:
-    """Whether this is a replay, and the seconds it may take."""
-    state = attempt.retry_state
-    left = max(deadline - (time.monotonic() - state.start_time), 0.001)
-    first = state.attempt_number == 1
-    return not first, left * _SHARE if first or left > _LAST_TRY else left
+def _seconds(end: float) -> float:
+    """What a further try may take."""
+    left = max(end - time.monotonic(), 0.001)
+    return left * _SHARE if left > _LAST_TRY else left
 
 
 def _unavailable(error: Transient, deadline: float) -> Unavailable:

@@ -185,9 +185,12 @@ declare
 begin
   select s.* into session from chat_history_sessions s where s.session_key = of_session for update;
   if not found then
-    insert into chat_history_sessions (session_key, user_id, session_id) values (of_session, owner, name)
-      on conflict do nothing;  -- on either of its two keys
-    select s.* into strict session from chat_history_sessions s where s.session_key = of_session for update;
+    insert into chat_history_sessions as s (session_key, user_id, session_id) values (of_session, owner, name)
+      on conflict do nothing  -- on either of its two keys
+      returning s.* into session;
+    if not found then  -- another was faster
+      select s.* into strict session from chat_history_sessions s where s.session_key = of_session for update;
+    end if;
   end if;
   return session;
 end
@@ -258,7 +261,7 @@ create function chat_history_append(
   tokens integer[] default null, turn json default null, user_id text default null, epoch integer default null,
   replace boolean default null, replay boolean default null)
 returns json
-language plpgsql set search_path from current as $$
+language plpgsql set search_path from current set plan_cache_mode to force_generic_plan as $$
 #variable_conflict use_column
 declare
   call json := chat_history_json(turn);
@@ -303,11 +306,12 @@ begin
   end if;
 
   -- Exactly once. Known ids are looked up after the lock in a statement of its own, which therefore sees what a
-  -- first try, still running when this one came, has committed meanwhile.
-  if total > 0 then
-    select coalesce(array_agg(m.id order by m.position), '{}') into known from chat_history_messages m
-      where m.session_key = session.session_key and m.id = any (ids);
-  end if;
+  -- first try, still running when this one came, has committed meanwhile. One by one: for a list, the planner may
+  -- read the whole session instead.
+  select coalesce(array_agg(k.id), '{}') into known from (
+    select (select m.id from chat_history_messages m where m.session_key = session.session_key and m.id = n.id)
+      from unnest(ids) n (id)) k (id)
+    where k.id is not null;
   added := total - cardinality(known);
   if known <> '{}' then
     if exists (
@@ -326,7 +330,7 @@ begin
       into ids, types, data, tokens
       from unnest(ids, types, data, tokens) with ordinality n (id, type, data, tokens, ord)
       where n.id <> all (known);
-    if cardinality(ids) <> added then  -- among new ids the unique key sees to it
+    if cardinality(known) <> (select count(distinct k) from unnest(known) k) then  -- for new ids the unique key does it
       raise exception 'the same message id stands twice in one call' using errcode = 'PT409';
     end if;
   end if;
@@ -346,16 +350,20 @@ begin
     select t.* into current_turn from chat_history_turns t
       where t.session_key = session.session_key and t.ordinal > session.cleared_turn
         and t.id = (select m.turn_id from chat_history_messages m
-                      where m.session_key = session.session_key and m.id = known[cardinality(known)]);
+                      where m.session_key = session.session_key and m.id = any (known)
+                      order by m.position desc limit 1);
     if not found then
       select t.* into current_turn from chat_history_turns t
         where t.session_key = session.session_key and t.id = session.last_turn_id and t.status <> 'failed';
     end if;
   end if;
   if call is null and added > 0 and current_turn.id is null then
-    call := json_build_object('id', gen_random_uuid());
-  end if;
-  if call is not null then
+    session.last_turn := session.last_turn + 1;
+    insert into chat_history_turns (session_key, user_id, id, ordinal, first_position)
+      values (session.session_key, session.user_id, gen_random_uuid(), session.last_turn, session.last_position + 1)
+      returning id, status into current_turn.id, current_turn.status;
+    opens := true;
+  elsif call is not null then
     current_turn := chat_history_put_turn(session, call, case when added > 0 then session.last_position + 1 end);
     if added > 0 and current_turn.ordinal <= session.cleared_turn then
       raise exception 'the turn was cleared' using errcode = 'PT409';
@@ -553,7 +561,7 @@ create function chat_history_load_rows(
   known_revision bigint default null, max_messages integer default null, max_turns integer default null,
   max_tokens bigint default null, keep_system boolean default null)
 returns table (type text, data json)
-language plpgsql stable set search_path from current as $$
+language plpgsql stable set search_path from current set plan_cache_mode to force_generic_plan as $$
 #variable_conflict use_column
 declare
   owner constant text := chat_history_owner(chat_history_load_rows.user_id);
@@ -598,16 +606,22 @@ begin
     end if;
     start := coalesce(start, session.last_position + 1);
   end if;
-  return query select '', json_build_object(
+  type := '';
+  data := json_build_object(
     'epoch', coalesce(session.epoch, 0), 'revision', coalesce(session.revision, 0),
     'last_position', coalesce(session.last_position, 0),
     'system', (system.position < start), 'fallback', fallback.position is not null,
     'fallback_alone', coalesce(system.tokens + fallback.tokens > max_tokens, false));
+  return next;
   if system.position < start then
-    return query select system.type, system.data;
+    type := system.type;
+    data := system.data;
+    return next;
   end if;
   if fallback.position is not null then
-    return query select fallback.type, fallback.data;
+    type := fallback.type;
+    data := fallback.data;
+    return next;
   end if;
   return query select m.type, m.data from chat_history_messages m
     where m.session_key = of_session and m.context_position >= start
@@ -639,7 +653,7 @@ create function chat_history_begin_rows(
   session_id text, turn json, user_id text default null, max_messages integer default null,
   max_turns integer default null, max_tokens bigint default null, keep_system boolean default null)
 returns table (type text, data json)
-language plpgsql set search_path from current as $$
+language plpgsql set search_path from current set plan_cache_mode to force_generic_plan as $$
 #variable_conflict use_column
 declare
   call constant json := chat_history_json(turn);
