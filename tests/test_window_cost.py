@@ -1,4 +1,4 @@
-"""A window costs the same on a session of 100,000 messages as on one of 100, also behind 2,000 failed turns."""
+"""A window and an append cost the same on a session of 100,000 messages as on one of 100, also behind failed turns."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import random
 import statistics
 import time
+import uuid
 from typing import Any
 
 import psycopg
@@ -96,6 +97,25 @@ def test_a_window_reads_no_more_pages_of_a_long_session(filled: str, kind: str) 
             # A deeper index costs a page or two for each of its walks, and there are at most ten of these.
             assert large <= 1.5 * small + 20, (small, large)
             assert failed <= 1.5 * small + 20, (small, failed)
+
+
+def test_an_append_reads_no_more_pages_of_a_long_session(filled: str) -> None:
+    query = (
+        "explain (analyze, buffers, format json) select chat_history_append(%s, "
+        "array[gen_random_uuid(), gen_random_uuid()], array['human', 'ai'], array['{}', '{}']::json[], array[1, 1])"
+    )
+    with psycopg.connect(filled, prepare_threshold=None) as conn:
+
+        def pages(name: str) -> int:
+            row = conn.execute(query, [name]).fetchone()
+            conn.rollback()  # the session stays as the other tests want it
+            assert row is not None
+            plan = row[0][0]["Plan"]
+            return int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])
+
+        for _ in range(10):
+            new, large = pages(f"append-{uuid.uuid4()}"), pages("large")
+            assert large <= new + 20, (new, large)
 
 
 def test_each_part_of_a_window_is_a_limited_read_of_an_index(filled15: str) -> None:
