@@ -277,7 +277,7 @@ def outbox(place: _Place, path: Path, flush: bool, as_json: bool) -> None:
     import json
     from dataclasses import asdict
 
-    from .outbox import look_into
+    from .outbox_file import look_into
 
     with path.open("rb") as file:
         if file.read(16) != b"SQLite format 3\0":

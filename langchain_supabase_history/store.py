@@ -8,6 +8,7 @@ import logging
 import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -15,7 +16,7 @@ from langchain_core.messages import BaseMessage
 
 from . import calls
 from .connecting import Connecting, number
-from .errors import HistoryError, InvalidInput, InvalidMessage, InvalidSession, NotFound
+from .errors import HistoryError, InvalidInput, InvalidMessage, InvalidSession, NotConfigured, NotFound
 from .identity import Identity
 from .insights import Insights
 from .langsmith import LangSmith
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
     from .drivers.base import Driver
     from .history import SupabaseChatMessageHistory
-    from .outbox import Outbox, Waiting
+    from .outbox import Outbox
+    from .outbox_file import Waiting
     from .runnable import RunnableWithHistory
 
 logger = logging.getLogger(__name__)
@@ -75,6 +77,11 @@ class HistoryStore(Connecting, Insights, Retention):
         langsmith_client: Client | None = None,
         outbox: str | os.PathLike[str] | None = None,
     ) -> None:
+        if not callable(getattr(driver, "execute", None)):
+            raise NotConfigured(
+                "A HistoryStore is made by from_env, from_postgres, from_supabase, from_client or local.",
+                advice="For a connection string: HistoryStore.from_postgres(conninfo).",
+            )
         self._driver = driver
         self._outbox: Outbox | None = None
         self._langsmith = LangSmith(langsmith_client)
@@ -87,7 +94,7 @@ class HistoryStore(Connecting, Insights, Retention):
         if outbox is not None:  # last: what waits in it is sent from now on
             from .outbox import Outbox
 
-            self._outbox = Outbox(outbox, driver, self._report)
+            self._outbox = Outbox(outbox, driver, partial(_report, self._on_error))
 
     # --- views: the same connections, seen otherwise
 
@@ -317,7 +324,7 @@ class HistoryStore(Connecting, Insights, Retention):
     # --- outbox
 
     def flush(self) -> int:
-        """Send what waits in the outbox, in order, and tell how many appends were sent; 0 without an outbox.
+        """Send what waits in the outbox, in order, and tell how many appends were stored; 0 without an outbox.
 
         Raises:
             HistoryError: Why something still waits.
@@ -346,12 +353,7 @@ class HistoryStore(Connecting, Insights, Retention):
 
     def _report(self, error: HistoryError, messages: Sequence[BaseMessage]) -> None:
         """Tell of an error that no caller will see."""
-        logger.warning("%s: %s", type(error).__name__, error)
-        if self._on_error is not None:
-            try:
-                self._on_error(error, messages)
-            except Exception:  # the application's own code; the turn must not fail because of it
-                logger.exception("on_error raised")
+        _report(self._on_error, error, messages)
 
     def close(self) -> None:
         """Give all connections back. May be called twice and from anywhere; used again, the store opens again."""
@@ -381,6 +383,15 @@ class HistoryStore(Connecting, Insights, Retention):
 
     def __repr__(self) -> str:
         return f"HistoryStore({self._driver!r})"
+
+
+def _report(on_error: OnError | None, error: HistoryError, messages: Sequence[BaseMessage]) -> None:
+    logger.warning("%s: %s", type(error).__name__, error)
+    if on_error is not None:
+        try:
+            on_error(error, messages)
+        except Exception:  # the application's own code; the turn must not fail because of it
+            logger.exception("on_error raised")
 
 
 def _found(session: Session | None, session_id: str) -> Session:

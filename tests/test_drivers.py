@@ -378,6 +378,11 @@ def test_bad_options_are_refused(options: dict[str, object]) -> None:
         HistoryStore.from_supabase("https://x.supabase.co", "sb_secret_x", **options)  # type: ignore[arg-type]
 
 
+def test_a_store_is_made_by_its_constructors() -> None:
+    with pytest.raises(NotConfigured, match="from_postgres"):
+        HistoryStore("postgresql://localhost/postgres")  # type: ignore[arg-type]
+
+
 def test_keys_go_the_way_of_their_kind() -> None:
     from langchain_supabase_history.drivers.postgrest import _key_headers
 

@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
+import jwt
+import psycopg
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import RunnableLambda
 
 from langchain_supabase_history import (
     Conflict,
-    Forbidden,
+    HistoryError,
     HistoryStore,
+    InvalidInput,
     InvalidMessage,
     NotConfigured,
+    NotInstalled,
     OutboxFailed,
+    StatementTimeout,
+    StoreClosed,
     Unavailable,
+    outbox,
 )
+from langchain_supabase_history.outbox import Outbox
+from langchain_supabase_history.outbox_file import look_into
 
 from . import servers
 from .proxy import Proxy, proxy
@@ -35,6 +47,23 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def texts(messages: list[BaseMessage]) -> list[str]:
     return [m.text for m in messages]
+
+
+def token(user: str, **more: Any) -> str:
+    claims = {"sub": user, "aud": "authenticated", "exp": int(time.time()) + 3600, **more}
+    return jwt.encode(claims, servers.JWT_SECRET, "HS256")
+
+
+def outbox_of(store: HistoryStore) -> Outbox:
+    assert store._outbox is not None
+    return store._outbox
+
+
+def eventually(condition: Callable[[], object], seconds: float = 15) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 @pytest.fixture(params=["psycopg", "data-api"])
@@ -124,7 +153,7 @@ def test_what_was_erased_meanwhile_does_not_come_back(
         with cut(wire):
             history.add_messages([HumanMessage("secret"), AIMessage("secret")])
             getattr(store, erase)(session)
-        assert through.flush() == 1
+        assert through.flush() == 0, "it was refused, not stored"
         assert through.load(session) == []
         assert through.waiting() == []
     ((error, messages),) = told
@@ -213,15 +242,514 @@ def test_what_waits_of_a_signed_in_client_is_never_anothers(
             with cut(wire):
                 store.append(session, QA)
             sign_in(bob)
-            with pytest.raises(Forbidden):
-                store.flush()
+            assert store.flush() == 0
             assert len(store.waiting()) == 1
+            assert store.load(session) == [], "Bob has a session of that name too, and Ada's is not in its way"
+            assert len(store.append(session, [HumanMessage("Bob's")])) == 1
             sign_in(ada)
             store.flush()
             assert store.load(session) == QA
+            # One whose sign-in changes while an append is under way.
+            ready = threading.Timer(0.2, sign_in, [bob])
+            with cut(wire):
+                ready.start()
+                store.append(session, [HumanMessage("Ada's")])
+            ready.join()
+            assert store.flush() == 0
+            assert texts(store.load(session)) == ["Bob's"]
+            sign_in(ada)
+            assert texts(store.load(session)) == ["question", "answer", "Ada's"]
         client.postgrest.session.close()
     with pytest.raises(NotConfigured, match="sync supabase client"):
         HistoryStore.from_client(async_client=client, outbox=tmp_path / "other")
+
+
+# --- what is erased stays so
+
+
+@pytest.fixture
+def wire(pg: servers.Postgres) -> Iterator[Proxy]:
+    with proxy(pg.port) as made:
+        yield made
+
+
+@pytest.fixture
+def make(
+    wire: Proxy, pg: servers.Postgres, shared_database: str, tmp_path: Path
+) -> Iterator[Callable[..., HistoryStore]]:
+    """Makes stores through the proxy, with an outbox each."""
+    with contextlib.ExitStack() as stores:
+
+        def make(**options: Any) -> HistoryStore:
+            conninfo = shared_database.replace(f":{pg.port}/", f":{wire.port}/") + options.pop("query", "")
+            defaults = {"deadline": 0.5, "jwt_secret": servers.JWT_SECRET, "outbox": tmp_path / "outbox"}
+            return stores.enter_context(HistoryStore.from_postgres(conninfo, **defaults | options))
+
+        yield make
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("of", ["for_user", "as_user"])
+def test_what_waits_of_a_deleted_user_is_struck(
+    wire: Proxy, make: Any, session: str, of: str, known: bool, postgres_store: HistoryStore
+) -> None:
+    store, ada = make(), f"ada-{session}"
+    view = store.for_user(ada) if of == "for_user" else store.as_user(claims={"sub": ada})
+    other = store.for_user(f"bob-{session}")
+    if known:
+        view.append(session, QA)
+    with cut(wire):
+        view.append(session, [HumanMessage("secret")])
+        other.append(session, QA)
+    if known:
+        view.delete_user(ada) if of == "as_user" else store.delete_user(ada)
+    else:
+        asyncio.run(store.adelete_user(ada))
+    assert [w.user_id for w in store.waiting() if w.user_id == ada] == []
+    assert store.flush() <= 1
+    assert postgres_store.for_user(ada).load(session) == []
+    assert other.load(session) == QA
+    assert outbox_of(store)._identities == {}
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("erase", ["clear", "delete_session"])
+def test_an_erasure_strikes_what_waited_before_it(
+    wire: Proxy, make: Any, session: str, erase: str, is_async: bool
+) -> None:
+    store = make()
+
+    def run() -> Any:
+        return asyncio.run(getattr(store, f"a{erase}")(session)) if is_async else getattr(store, erase)(session)
+
+    with cut(wire):
+        store.append(session, [HumanMessage("secret")])
+        with pytest.raises(Unavailable):
+            run()
+        assert len(store.waiting()) == 1, "what was not erased is not lost"
+    run()
+    assert store.waiting() == []
+    assert store.load(session) == []
+    store.append(session, QA)
+    assert store.load(session) == QA
+
+
+def test_nothing_of_a_session_is_sent_while_it_is_erased(
+    wire: Proxy, make: Any, session: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "_FIRST_PAUSE", 0.3)
+    store = make()
+    with cut(wire):
+        store.append(session, [HumanMessage("secret")])
+    sent, execute = list[str](), store._driver.execute
+    erasing = threading.Event()
+
+    def slowly(call: Any, identity: Any = None) -> Any:
+        sent.append(call.function)
+        reply = execute(call, identity)
+        if call.function == "chat_history_clear":
+            erasing.set()
+            time.sleep(1)  # the background wakes, and would send what waits after it was erased
+        return reply
+
+    monkeypatch.setattr(store._driver, "execute", slowly)
+    clear = threading.Thread(target=store.clear, args=[session])
+    clear.start()
+    assert erasing.wait(5)
+    assert store.load(session) == [], "waits for the erasure, as it would for what waits"
+    clear.join()
+    assert sent == ["chat_history_clear", "chat_history_load"]
+
+
+@pytest.mark.parametrize("known_by", ["append", "load", "clear", "session"])
+def test_a_bare_append_carries_the_epoch_that_was_seen_last(
+    wire: Proxy, make: Any, session: str, known_by: str, postgres_store: HistoryStore
+) -> None:
+    told: list[Exception] = []
+    postgres_store.append(session, QA)
+    store = make(on_error=lambda error, messages: told.append(error))
+    store.append(session, QA) if known_by == "append" else getattr(store, known_by)(session)
+    with cut(wire):
+        store.append(session, [HumanMessage("secret")])
+    postgres_store.delete_session(session)
+    assert store.flush() == 0
+    assert [type(error) for error in told] == [Conflict]
+    assert store.load(session) == []
+
+
+def test_what_came_after_an_own_erasure_is_stored(wire: Proxy, make: Any, session: str) -> None:
+    store = make()
+    store.append(session, QA)
+    for erase in (store.clear, store.delete_session):
+        erase(session)
+        with cut(wire):
+            store.append(session, QA)
+        assert store.flush() == 1
+        assert store.load(session) == QA
+
+
+def test_the_oldest_epochs_are_forgotten_first(make: Any, session: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "_EPOCHS", 2)
+    store = make()
+    for n in (0, 1, 0, 2):
+        store.load(f"{session}-{n}")
+    assert list(outbox_of(store)._epochs) == [("", f"{session}-0"), ("", f"{session}-2")]
+
+
+def test_a_replacement_is_not_kept(wire: Proxy, make: Any, session: str, postgres_store: HistoryStore) -> None:
+    store = make()
+    store.append(session, QA)
+    history = store.get_session_history(session)
+    with cut(wire), pytest.raises(Unavailable):
+        history.messages = [HumanMessage("instead")]
+    assert store.waiting() == []
+    postgres_store.append(session, QA)
+    assert store.load(session) == QA * 2
+
+
+# --- what goes wrong now and is well later
+
+
+def test_a_token_that_cannot_be_had_is_asked_for_again(wire: Proxy, make: Any, session: str) -> None:
+    state = {"away": False}
+
+    def fresh() -> str:
+        if state["away"]:
+            raise httpx.ConnectError("the auth server is away")
+        return token("ada-" + session)
+
+    store = make()
+    with cut(wire):
+        store.as_user(fresh).append(session, QA)
+        state["away"] = True
+    with pytest.raises(HistoryError) as caught:
+        store.flush()
+    assert isinstance(caught.value.__cause__, httpx.ConnectError)
+    with pytest.raises(httpx.ConnectError):
+        store.as_user(fresh).load(session)
+    time.sleep(1.5)  # the background has met it too
+    thread = outbox_of(store)._thread
+    assert thread is not None
+    assert thread.is_alive()
+    state["away"] = False
+    eventually(lambda: not store.waiting())
+    assert store.as_user(fresh).load(session) == QA
+
+
+@pytest.mark.parametrize(
+    "error",
+    [StatementTimeout("slow"), NotInstalled("none"), NotConfigured("wrong"), HistoryError("?", code="XX000"),
+     InvalidInput("an access token that is none"), RuntimeError("an application's")],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+def test_what_may_mend_itself_is_tried_again(
+    wire: Proxy, make: Any, session: str, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    told: list[Exception] = []
+    store = make(on_error=lambda error, messages: told.append(error))
+    with cut(wire):
+        store.append(session, QA)
+    execute = store._driver.execute
+
+    def fails(call: Any, identity: Any = None) -> Any:
+        if call.function == "chat_history_append":
+            raise error
+        return execute(call, identity)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store._driver, "execute", fails)
+        with pytest.raises(HistoryError) as caught:
+            store.flush()
+        assert type(caught.value) is type(error) or caught.value.__cause__ is error
+        assert store.load(session) == [], "what is stored can be read: the database is there"
+        with pytest.raises(HistoryError):
+            store.append(session, [HumanMessage("next")])
+        assert [w.refused for w in store.waiting()] == [None]
+    store.flush()
+    assert (store.load(session), store.waiting(), told) == (QA, [], [])
+
+
+def test_what_the_database_refuses_is_kept_for_a_person(
+    wire: Proxy, make: Any, session: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, list[str]]] = []
+    store = make(on_error=lambda error, messages: told.append((str(error), texts(messages))))
+    with cut(wire):
+        store.append(session, QA)
+
+    def refuses(call: Any, identity: Any = None) -> Any:
+        raise InvalidMessage("It is too large.", code="54000")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store._driver, "execute", refuses)
+        assert store.flush() == 0
+    assert [w.refused for w in store.waiting()] == ["It is too large."]
+    assert told == [("It is too large.", ["question", "answer"])]
+    assert store.append(session, QA), "it is in nobody's way"
+    store.delete_session(session)
+    assert store.waiting() == []
+
+
+def test_one_bad_session_does_not_stop_the_others(wire: Proxy, make: Any, session: str, shared_database: str) -> None:
+    store = make()
+    bad, good = f"{session}-bad", f"{session}-good"
+    store.append(bad, QA)
+    with cut(wire):
+        store.append(bad, QA)
+        store.append(good, QA)
+    with psycopg.connect(shared_database) as held:
+        held.execute("select from chat_history_sessions where session_id = %s for update", [bad])
+        with pytest.raises(Unavailable):
+            store.flush()
+        assert [w.session_id for w in store.waiting()] == [bad]
+    assert store.flush() == 1
+
+
+def test_a_database_that_is_away_is_not_asked_for_each_session(wire: Proxy, make: Any, session: str) -> None:
+    store = make(deadline=0.2)
+    with cut(wire):
+        for n in range(8):
+            store.append(f"{session}-{n}", QA)
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            store.flush()
+        assert time.monotonic() - began < 0.2 * 5
+    assert store.flush() == 8
+
+
+def test_what_is_kept_while_the_background_ends_is_sent(
+    wire: Proxy, make: Any, session: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends, goes_on = threading.Event(), Outbox._goes_on
+
+    def slowly(box: Outbox) -> bool:
+        if not (more := goes_on(box)):
+            ends.set()
+            time.sleep(1)  # it has decided to end, and has not ended
+        return more
+
+    monkeypatch.setattr(Outbox, "_goes_on", slowly)
+    store = make(deadline=0.2)
+    for n in range(2):
+        ends.clear()
+        with cut(wire):
+            store.append(session, [HumanMessage(str(n))])
+        assert ends.wait(15)
+    eventually(lambda: not store.waiting())
+    assert texts(store.load(session)) == ["0", "1"]
+
+
+def test_a_background_that_died_is_replaced(wire: Proxy, make: Any, session: str) -> None:
+    store = make()
+    dead = threading.Thread(target=lambda: None)
+    dead.start()
+    dead.join()
+    outbox_of(store)._thread = dead
+    with cut(wire):
+        store.append(session, QA)
+    eventually(lambda: not store.waiting())
+
+
+def test_a_cancelled_append_is_kept(wire: Proxy, make: Any, session: str) -> None:
+    store = make(deadline=5)
+
+    async def main() -> None:
+        task = asyncio.ensure_future(store.aappend(session, QA))
+        await asyncio.sleep(0.3)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with cut(wire):
+        asyncio.run(main())
+        assert [w.messages for w in store.waiting()] == [2]
+    assert store.load(session) == QA
+
+
+# --- nobody waits for longer than need be
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_while_the_database_is_away_appends_are_kept_at_once(
+    wire: Proxy, make: Any, session: str, is_async: bool
+) -> None:
+    store = make(deadline=1)
+    with cut(wire):
+        store.append(session, [HumanMessage("0")])
+        began = time.monotonic()
+
+        async def main() -> None:
+            await asyncio.gather(*(store.aappend(session, [HumanMessage("n")]) for n in range(20)))
+
+        if is_async:
+            asyncio.run(main())
+        else:
+            threads = [threading.Thread(target=store.append, args=(session, QA[:1])) for n in range(20)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert time.monotonic() - began < 0.9
+    store.flush()
+    assert len(store.load(session)) == 21
+
+
+def test_whoever_waits_for_a_session_shares_one_try(wire: Proxy, make: Any, session: str) -> None:
+    store = make(deadline=1)
+    with cut(wire):
+        store.append(session, QA)
+
+        async def main() -> float:
+            loop = asyncio.get_running_loop()
+            loads = [asyncio.ensure_future(store.aload(session)) for n in range(40)]
+            await asyncio.sleep(0.2)
+            began = loop.time()
+            await asyncio.to_thread(lambda: None)
+            took = loop.time() - began
+            assert {type(e) for e in await asyncio.gather(*loads, return_exceptions=True)} == {Unavailable}
+            return took
+
+        began = time.monotonic()
+        assert asyncio.run(main()) < 0.3, "the application's own worker threads are free"
+        assert time.monotonic() - began < 2
+
+
+def test_a_long_backlog_is_in_nobody_elses_way(wire: Proxy, make: Any, session: str) -> None:
+    store = make(deadline=2)
+    long, short = f"{session}-long", f"{session}-short"
+    with cut(wire):
+        for n in range(60):
+            store.append(long, [HumanMessage(str(n))])
+        store.append(short, [HumanMessage("0")])
+    wire.delay = 0.03
+
+    def flush() -> None:
+        with contextlib.suppress(StoreClosed):
+            store.flush()
+
+    flushing = threading.Thread(target=flush)
+    flushing.start()
+    eventually(lambda: ("", long) in outbox_of(store)._flights)
+    began = time.monotonic()
+    assert store.load(short) == [HumanMessage("0")]
+    store.append(short, [HumanMessage("1")])
+    assert time.monotonic() - began < 2
+    assert any(w.session_id == long for w in store.waiting())
+    began = time.monotonic()
+    outbox_of(store).close()
+    assert time.monotonic() - began < 1, "what is under way ends, not the backlog"
+    flushing.join()
+    wire.delay = 0
+    assert store.waiting()
+    store.flush()
+    assert texts(store.load(long)) == [str(n) for n in range(60)]
+    assert texts(store.load(short)) == ["0", "1"]
+
+
+def test_a_sync_call_on_the_loop_of_an_async_erasure_ends(
+    make: Any, session: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make()
+    aexecute = store._driver.aexecute
+
+    async def slowly(call: Any, identity: Any = None) -> Any:
+        await asyncio.sleep(0.2)
+        return await aexecute(call, identity)
+
+    monkeypatch.setattr(store._driver, "aexecute", slowly)
+
+    async def main() -> None:
+        clear = asyncio.ensure_future(store.aclear(session))
+        await asyncio.sleep(0.1)
+        with pytest.raises(Unavailable, match="still being sent"):
+            store.load(session)
+        assert await clear == 0
+
+    asyncio.run(main())
+
+
+# --- users
+
+
+def test_a_users_appends_keep_their_order_whoever_sends_them(wire: Proxy, make: Any, session: str) -> None:
+    store, ada = make(), f"ada-{session}"
+    with cut(wire):
+        store.as_user(token(ada)).append(session, [HumanMessage("0")])
+        store.for_user(ada).append(session, [HumanMessage("1")])
+        store.as_user(token(ada)).append(session, [HumanMessage("2")])
+    assert texts(store.for_user(ada).load(session)) == ["0", "1", "2"]
+
+
+def test_what_waits_of_a_user_who_is_not_here_is_left_alone(
+    wire: Proxy, make: Any, session: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "_FIRST_PAUSE", 0.05)
+    store, ada = make(), f"ada-{session}"
+    with cut(wire):
+        store.as_user(token(ada)).append(session, [HumanMessage("x" * 100_000)])
+    store.close()
+    again = make()
+    statements: list[str] = []
+    box = outbox_of(again)
+    assert box._db is not None
+    box._db.set_trace_callback(statements.append)
+    time.sleep(1)
+    assert 2 <= len([s for s in statements if s.startswith("select owner, session_id from")]) <= 6, "ever more rarely"
+    assert not [s for s in statements if s.startswith("select arguments")]
+    assert again.flush() == 0
+    assert again.for_user(ada).load(session) == [], "what is stored can be read"
+    assert again.for_user(ada).append(session, QA) == [], "what comes after it waits behind it"
+    assert again.as_user(token(ada)).load("another") == []  # its user is here again
+    eventually(lambda: not again.waiting())
+    assert [len(m.text) for m in again.for_user(ada).load(session)] == [100_000, 8, 6]
+    assert box._identities == {}
+
+
+def test_an_append_that_names_another_user_than_its_token_is_not_kept(wire: Proxy, make: Any, session: str) -> None:
+    store = make()
+    with cut(wire), pytest.raises(Unavailable):
+        store.as_user(token("ada")).for_user("bob").append(session, QA)
+    assert store.waiting() == []
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_access_token_is_asked_for_once_an_operation(make: Any, session: str, is_async: bool) -> None:
+    asked: list[str] = []
+
+    def fresh() -> str:
+        asked.append(threading.current_thread().name)
+        return token("ada-" + session)
+
+    view = make().as_user(fresh)
+    if is_async:
+
+        async def main() -> None:
+            await view.aappend(session, QA)
+            await view.aload(session)
+
+        asyncio.run(main())
+        assert "MainThread" not in asked
+    else:
+        view.append(session, QA)
+        view.load(session)
+    assert len(asked) == 2
+
+
+def test_on_error_may_use_the_store(wire: Proxy, make: Any, session: str, postgres_store: HistoryStore) -> None:
+    told: list[Any] = []
+
+    def on_error(error: HistoryError, messages: Any) -> None:
+        told.append((type(error), store.load(session), store.waiting(), store.close()))
+
+    store = make(on_error=on_error)
+    store.append(session, QA)
+    with cut(wire):
+        store.append(session, [HumanMessage("secret")])
+    postgres_store.clear(session)
+    began = time.monotonic()
+    assert store.flush() == 0
+    assert told == [(Conflict, [], [], None)]
+    assert time.monotonic() - began < 1
 
 
 # --- the file
@@ -287,6 +815,97 @@ with HistoryStore.from_postgres({shared_database!r}, outbox={str(tmp_path / "out
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("3 []\n", "")
+
+
+FORK = """
+import os, sys, threading, time
+from langchain_core.messages import HumanMessage
+from langchain_supabase_history import HistoryStore
+store = HistoryStore.from_postgres("postgresql://postgres@127.0.0.1:1/x", deadline=0.2, outbox={path!r})
+store.append("s", [HumanMessage("0")])
+"""
+
+
+def test_a_child_does_not_wait_for_a_lock_of_its_parents(tmp_path: Path) -> None:
+    script = (
+        FORK.format(path=str(tmp_path / "outbox"))
+        + """
+from langchain_supabase_history import OutboxFailed, Unavailable
+store._outbox._lock.acquire()
+pid = os.fork()
+if pid == 0:
+    append = lambda: store.append("s", [HumanMessage("child")])
+    for use in (append, lambda: store.load("s"), store.waiting, store.flush):
+        try:
+            use()
+        except (Unavailable, OutboxFailed) as error:
+            print(type(error).__name__)
+    store.close()
+    sys.exit(0)
+status = os.waitpid(pid, 0)[1]
+store._outbox._lock.release()
+print(status, len(store.waiting()))
+store.close()
+"""
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["Unavailable", "Unavailable", "OutboxFailed", "OutboxFailed", "0", "1"]
+
+
+def test_what_is_kept_after_a_child_has_ended_survives_a_kill(tmp_path: Path) -> None:
+    script = (
+        FORK.format(path=str(tmp_path / "outbox"))
+        + """
+pid = os.fork()
+if pid == 0:
+    sys.exit(0)
+os.waitpid(pid, 0)
+store.append("s", [HumanMessage("1")])
+os.kill(os.getpid(), 9)
+"""
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == -9, done.stderr
+    assert len(look_into(tmp_path / "outbox")) == 2
+
+
+def test_a_store_that_was_dropped_gives_its_file_back(wire: Proxy, shared_database: str, tmp_path: Path) -> None:
+    path = tmp_path / "outbox"
+    nowhere = f"postgresql://postgres@127.0.0.1:{servers.free_port()}/x"
+    store = HistoryStore.from_postgres(nowhere, deadline=0.2, outbox=path)
+    store.append("s", QA)
+    del store
+    gc.collect()
+    with HistoryStore.from_postgres(nowhere, deadline=0.2, outbox=path) as again:
+        assert len(again.waiting()) == 1
+
+
+def test_an_append_that_a_close_cuts_short_does_not_open_the_file_again(
+    make: Any, session: str, shared_database: str
+) -> None:
+    store = make(deadline=5)
+    store.append(session, QA)
+    ended: list[Any] = []
+
+    def append() -> None:
+        try:
+            ended.append(store.append(session, QA))
+        except StoreClosed as error:
+            ended.append(error)
+
+    with psycopg.connect(shared_database) as held:
+        held.execute("select from chat_history_sessions where session_id = %s for update", [session])
+        thread = threading.Thread(target=append)
+        thread.start()
+        time.sleep(0.3)
+        store._outbox.close()
+        held.rollback()
+    thread.join()
+    assert len(ended) == 1
+    assert outbox_of(store)._db is None
+    with pytest.raises(StoreClosed):
+        outbox_of(store)._keep(outbox._Operation(store._append(session, QA), None, None, ""))
+    assert outbox_of(store)._db is None
 
 
 # --- an outage
