@@ -289,6 +289,7 @@ def append(
     waits on it.
     """
     messages = check_messages(messages)
+    minted = ids is None and idempotency_key is None
     if ids is not None and idempotency_key is not None:
         raise InvalidMessage("Give ids or idempotency_key, not both.")
     if ids is None:
@@ -332,10 +333,10 @@ def append(
             "user_id": user_id,
             "epoch": known_epoch if epoch is None else epoch,
             "replace": replace,
-            "replay": None if epoch is None else True,
+            "replay": True if epoch is not None else False if minted else None,
         },
         parse,
-        replay_args={} if known_epoch is None else {"replay": True},
+        replay_args={"replay": True},
     )
     return Built(call, [what for message in encoded for what in message.amiss])
 

@@ -118,7 +118,7 @@ def _tokens(
             wrong = f"raised {type(error).__name__}"
         amiss.append(f"{where}: count_tokens {wrong}; an estimate is stored in its place")
     else:
-        usage = getattr(message, "usage_metadata", None)
+        usage = vars(message).get("usage_metadata")
         told = usage.get("output_tokens") if isinstance(usage, Mapping) else None
         if isinstance(told, int) and told > 0:
             return min(int(told), 2**31 - 1)

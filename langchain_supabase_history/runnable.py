@@ -22,7 +22,7 @@ from langchain_core.runnables.config import patch_config
 from langchain_core.runnables.utils import ConfigurableFieldSpec
 
 from .audit import TurnAudit, with_usage
-from .calls import Call, message_ids
+from .calls import Call
 from .errors import Conflict, HistoryError, InvalidInput, InvalidMessage, InvalidSession, NotSaved
 from .messages import as_messages, new_messages
 from .records import Loaded, Status
@@ -359,7 +359,7 @@ class _Turn:
         self.progress.note_trace(self.session_id)
         answer = self.messages[len(self.question) :]
         call = self.store._append(
-            self.session_id, answer, ids=message_ids(len(answer)), asked=True,
+            self.session_id, answer, asked=True,
             turn=self.progress.turn(self.messages, status, error), known_epoch=self.epoch,
         )  # fmt: skip
         assert call is not None

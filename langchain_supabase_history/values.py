@@ -70,25 +70,31 @@ def made_plain(text: str) -> str:
     return text if is_plain(text) else _NOT_TEXT.sub("\ufffd", text)
 
 
-def _encode_str(text: str, path: str, depth: int) -> Any:
+def _encode_str(text: str) -> Any:
     if is_plain(text):
         return text
     return _tagged("str", _ESCAPED.sub(lambda m: "\\\\" if m[0] == "\\" else f"\\u{ord(m[0]):04x}", text))
 
 
-def _encode_int(value: int, path: str, depth: int) -> Any:
+def _encode_int(value: int) -> Any:
     return value if -(2**63) <= value < 2**64 else _tagged("int", str(value))
 
 
-def _encode_float(value: float, path: str, depth: int) -> Any:
+def _encode_float(value: float) -> Any:
     if value - value == 0:  # finite
         return float(value)  # numpy's are floats too, but not to the encoder
     return _tagged("float", "nan" if value != value else "inf" if value > 0 else "-inf")
 
 
 def _encode_dict(value: Mapping[Any, Any], path: str, depth: int) -> Any:
-    if all(type(k) is str and is_plain(k) for k in value) and TAG not in value:
-        return {k: encode(v, f"{path}.{k}", depth) for k, v in value.items()}
+    encoded: dict[str, Any] = {}
+    for key, item in value.items():
+        if type(key) is not str or key == TAG or not is_plain(key):
+            break
+        scalar = _SCALARS.get(type(item))  # these cannot fail, so nobody need know where they are
+        encoded[key] = encode(item, f"{path}.{key}", depth) if scalar is None else scalar(item)
+    else:
+        return encoded
     pairs = [[_encode_key(k, path, depth), encode(v, f"{path}[{k!r:.40}]", depth)] for k, v in value.items()]
     return _tagged("dict", pairs)
 
@@ -115,12 +121,14 @@ def _encode_enum(value: enum.Enum, path: str, depth: int) -> Any:
     return _tagged("enum", encode(value.value, path, depth), **where)
 
 
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+_SCALARS: dict[type, Callable[[Any], Any]] = {
+    str: _encode_str, int: _encode_int, float: _encode_float, bool: _as_it_is, type(None): _as_it_is,
+}  # fmt: skip
 _ENCODERS: dict[type, Callable[[Any, str, int], Any]] = {
-    str: _encode_str,
-    bool: lambda v, p, d: v,
-    type(None): lambda v, p, d: v,
-    int: _encode_int,
-    float: _encode_float,
     dict: _encode_dict,
     list: _encode_list,
     tuple: lambda v, p, d: _tagged("tuple", _encode_list(v, p, d)),
@@ -148,11 +156,18 @@ def _encoder_for(cls: type) -> Callable[[Any, str, int], Any] | None:
         return lambda v, p, d: encode({f.name: getattr(v, f.name) for f in dataclasses.fields(v)}, p, d)
     if issubclass(cls, Mapping):
         return _encode_dict
-    return next((_ENCODERS[base] for base in cls.__mro__ if base in _ENCODERS), None)
+    for base in cls.__mro__:
+        if (scalar := _SCALARS.get(base)) is not None:
+            return lambda v, p, d: scalar(v)
+        if base in _ENCODERS:
+            return _ENCODERS[base]
+    return None
 
 
 def encode(value: Any, path: str = "", depth: int = 0) -> Any:
     """A value as JSON can hold it; `path` names it in an error."""
+    if (scalar := _SCALARS.get(type(value))) is not None:
+        return scalar(value)
     encoder = _ENCODERS.get(type(value)) or _encoder_for(value.__class__)
     if encoder is None:
         raise Unencodable(path, f"{type(value).__module__}.{type(value).__qualname__} cannot be stored")

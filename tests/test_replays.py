@@ -29,6 +29,16 @@ ERASE: dict[str, Callable[[HistoryStore, str], object]] = {
 }
 
 
+def test_a_first_try_that_arrives_after_the_second_stores_nothing(store: HistoryStore, session: str) -> None:
+    built = store._append(session, QA)
+    assert built is not None
+    stored = send(store, built, replay=True)
+    with pytest.raises(Conflict):
+        send(store, built, replay=False)  # nobody waits for this answer any more
+    assert send(store, built, replay=True) == stored
+    assert store.load(session) == QA
+
+
 @pytest.mark.parametrize("replay", [False, True])
 @pytest.mark.parametrize("erase", ERASE)
 def test_a_turn_of_a_history_does_not_come_back(store: HistoryStore, session: str, erase: str, replay: bool) -> None:

@@ -250,7 +250,9 @@ $$;
 --          here; it need not be sent again
 --   epoch  the session's epoch as the caller knows it: where messages were cleared or deleted since, new ids are
 --          refused, so that nothing erased comes back, however late a request arrives
---   replay whether this may be a second try, which is refused too where messages were only trimmed since
+--   replay true where this may be a second try, which is refused too where messages were only trimmed since; false
+--          where it is the first of ids that were minted for it: they are not looked up, and the unique key refuses
+--          them should it arrive after its second try
 --   replace  whether the messages take the place of all that there are
 --
 -- Answers {"epoch", "revision", "last_position", "first_position", "turn_id", "created_at", "known"}. The new messages
@@ -264,10 +266,13 @@ returns json
 language plpgsql set search_path from current set plan_cache_mode to force_generic_plan as $$
 #variable_conflict use_column
 declare
-  call json := chat_history_json(turn);
-  total integer;
+  -- Each expression here is made ready anew in every transaction, which costs as much as reading a row: few are
+  -- evaluated on the usual way, of new messages that open a turn.
+  owner constant text := chat_history_owner(chat_history_append.user_id);
+  of_session constant uuid := chat_history_key(owner, chat_history_append.session_id);
+  call json;
   added integer;
-  known uuid[] := '{}';
+  known uuid[];
   session chat_history_sessions;
   current_turn chat_history_turns;
   opens boolean := false;
@@ -275,95 +280,87 @@ declare
   asked json;
   at timestamptz;
 begin
-  ids := coalesce(ids, '{}');
-  types := coalesce(types, '{}');
-  data := coalesce(data, '{}');
-  total := cardinality(ids);
-  if total <> cardinality(types) or total <> cardinality(data)
-     or total <> cardinality(tokens) or array_position(ids, null) is not null or array_position(types, null) is not null
-     or (call is not null and call ->> 'id' is null) then
-    raise exception 'ids, types, data and tokens must have one entry a message, and a turn its id'
-      using errcode = 'PT422';
+  if ids is null or types is null or data is null or turn is not null then
+    ids := coalesce(ids, '{}');
+    types := coalesce(types, '{}');
+    data := coalesce(data, '{}');
+    call := chat_history_json(turn);
+    if call is not null and call ->> 'id' is null then
+      raise exception 'a turn must have its id' using errcode = 'PT422';
+    end if;
   end if;
-  session := chat_history_lock(chat_history_owner(chat_history_append.user_id), chat_history_append.session_id);
+  added := cardinality(ids);
+  if added <> cardinality(types) or added <> cardinality(data) or added <> cardinality(tokens)
+     or array_position(ids, null) is not null or array_position(types, null) is not null then
+    raise exception 'ids, types, data and tokens must have one entry a message' using errcode = 'PT422';
+  end if;
+
+  select s.* into session from chat_history_sessions s where s.session_key = of_session for update;
+  if not found then
+    session := chat_history_lock(owner, chat_history_append.session_id);
+  end if;
   at := clock_timestamp();
 
-  if (call ->> 'asked')::boolean then
+  if call is not null and (call ->> 'asked')::boolean then
     select t.question into asked from chat_history_turns t
-      where t.session_key = session.session_key and t.id = (call ->> 'id')::uuid and t.ordinal > session.cleared_turn;
+      where t.session_key = of_session and t.id = (call ->> 'id')::uuid and t.ordinal > session.cleared_turn;
     if not found then
       raise exception 'the session was cleared or deleted after the question was asked' using errcode = 'PT409';
     end if;
     if asked is not null then
       select array_agg((q ->> 'id')::uuid order by ord) || ids, array_agg(q ->> 'type' order by ord) || types,
              array_agg(q -> 'data' order by ord) || data,
-             array_agg((q ->> 'tokens')::integer order by ord) || coalesce(tokens, array_fill(null::integer, array[total]))
+             array_agg((q ->> 'tokens')::integer order by ord) || coalesce(tokens, array_fill(null::integer, array[added]))
         into ids, types, data, tokens from json_array_elements(asked) with ordinality e (q, ord);
-      update chat_history_turns t set question = null
-        where t.session_key = session.session_key and t.id = (call ->> 'id')::uuid;
-      total := cardinality(ids);
+      update chat_history_turns t set question = null where t.session_key = of_session and t.id = (call ->> 'id')::uuid;
+      added := cardinality(ids);
     end if;
   end if;
 
   -- Exactly once. Known ids are looked up after the lock in a statement of its own, which therefore sees what a
   -- first try, still running when this one came, has committed meanwhile. One by one: for a list, the planner may
   -- read the whole session instead.
-  select coalesce(array_agg(k.id), '{}') into known from (
-    select (select m.id from chat_history_messages m where m.session_key = session.session_key and m.id = n.id)
-      from unnest(ids) n (id)) k (id)
-    where k.id is not null;
-  added := total - cardinality(known);
-  if known <> '{}' then
+  if replay is distinct from false then
+    select array_agg(k.id) into known from (
+      select (select m.id from chat_history_messages m where m.session_key = of_session and m.id = n.id)
+        from unnest(ids) n (id)) k (id)
+      where k.id is not null;
+  end if;
+  if known is not null then
     if exists (
       select from unnest(ids, types, data) n (id, type, data)
-        join chat_history_messages m on m.session_key = session.session_key and m.id = n.id
+        join chat_history_messages m on m.session_key = of_session and m.id = n.id
         where m.type <> n.type
            or case when m.data::text <> n.data::text then m.data::jsonb <> n.data::jsonb else false end
     ) then
       raise exception 'a message with this id is stored with other content' using errcode = 'PT409';
     end if;
+    if cardinality(known) <> (select count(distinct k) from unnest(known) k) then  -- for new ids the unique key does it
+      raise exception 'the same message id stands twice in one call' using errcode = 'PT409';
+    end if;
     select json_agg(json_build_object('id', m.id, 'position', m.position, 'turn_id', m.turn_id,
                                       'created_at', m.created_at)) into before
-      from chat_history_messages m where m.session_key = session.session_key and m.id = any (known);
+      from chat_history_messages m where m.session_key = of_session and m.id = any (known);
     select coalesce(array_agg(n.id order by n.ord), '{}'), array_agg(n.type order by n.ord),
            array_agg(n.data order by n.ord), array_agg(n.tokens order by n.ord)
       into ids, types, data, tokens
       from unnest(ids, types, data, tokens) with ordinality n (id, type, data, tokens, ord)
       where n.id <> all (known);
-    if cardinality(known) <> (select count(distinct k) from unnest(known) k) then  -- for new ids the unique key does it
-      raise exception 'the same message id stands twice in one call' using errcode = 'PT409';
-    end if;
+    added := cardinality(ids);
   end if;
-  if (added > 0 or total = 0)
-     and chat_history_append.epoch < (case when replay then session.epoch else session.erased_epoch end) then
+  if chat_history_append.epoch < (case when replay then session.epoch else session.erased_epoch end)
+     and (added > 0 or known is null) then
     raise exception 'the session was cleared or deleted after these messages were made' using errcode = 'PT409';
   end if;
 
   if replace and added > 0 then
     perform chat_history_clear(session.session_id, chat_history_append.user_id);
-    session := chat_history_lock(session.user_id, session.session_id);
+    session := chat_history_lock(owner, session.session_id);
   end if;
 
   -- The turn: the one given; or for messages that go on with what is there, that of the known ones among them, else
   -- the session's last, unless it failed, which nobody would be shown; or a new one.
-  if call is null and added > 0 and types[1] <> 'human' then
-    select t.* into current_turn from chat_history_turns t
-      where t.session_key = session.session_key and t.ordinal > session.cleared_turn
-        and t.id = (select m.turn_id from chat_history_messages m
-                      where m.session_key = session.session_key and m.id = any (known)
-                      order by m.position desc limit 1);
-    if not found then
-      select t.* into current_turn from chat_history_turns t
-        where t.session_key = session.session_key and t.id = session.last_turn_id and t.status <> 'failed';
-    end if;
-  end if;
-  if call is null and added > 0 and current_turn.id is null then
-    session.last_turn := session.last_turn + 1;
-    insert into chat_history_turns (session_key, user_id, id, ordinal, first_position)
-      values (session.session_key, session.user_id, gen_random_uuid(), session.last_turn, session.last_position + 1)
-      returning id, status into current_turn.id, current_turn.status;
-    opens := true;
-  elsif call is not null then
+  if call is not null then
     current_turn := chat_history_put_turn(session, call, case when added > 0 then session.last_position + 1 end);
     if added > 0 and current_turn.ordinal <= session.cleared_turn then
       raise exception 'the turn was cleared' using errcode = 'PT409';
@@ -373,31 +370,51 @@ begin
       session.last_turn := current_turn.ordinal;
     elsif current_turn.first_position is not null then
       update chat_history_messages m set in_context = not m.in_context
-        where m.session_key = session.session_key and m.position >= current_turn.first_position
+        where m.session_key = of_session and m.position >= current_turn.first_position
           and m.turn_id = current_turn.id and m.in_context = (current_turn.status = 'failed');
       if found then
         session.revision := session.revision + 1;
       end if;
     end if;
+    if added > 0 or current_turn.ordinal = session.last_turn then  -- news of an older turn make it no newer
+      session.last_turn_id := current_turn.id;
+    end if;
+  elsif added > 0 then
+    if types[1] <> 'human' then
+      select t.* into current_turn from chat_history_turns t
+        where t.session_key = of_session and t.ordinal > session.cleared_turn
+          and t.id = (select m.turn_id from chat_history_messages m
+                        where m.session_key = of_session and m.id = any (known)
+                        order by m.position desc limit 1);
+      if not found then
+        select t.* into current_turn from chat_history_turns t
+          where t.session_key = of_session and t.id = session.last_turn_id and t.status <> 'failed';
+      end if;
+    end if;
+    if current_turn.id is null then
+      session.last_turn := session.last_turn + 1;
+      insert into chat_history_turns (session_key, user_id, id, ordinal, first_position)
+        values (of_session, owner, gen_random_uuid(), session.last_turn, session.last_position + 1)
+        returning id, status into current_turn.id, current_turn.status;
+      opens := true;
+    end if;
+    session.last_turn_id := current_turn.id;
   end if;
 
   if added > 0 then
     insert into chat_history_messages (session_key, user_id, position, id, turn_id, type, data, tokens, in_context,
         begins_turn, created_at)
-      select session.session_key, session.user_id, session.last_position + n.ord, n.id, current_turn.id, n.type, n.data,
+      select of_session, owner, session.last_position + n.ord, n.id, current_turn.id, n.type, n.data,
           coalesce(n.tokens, 1 + octet_length(n.data::text) / 4), current_turn.status <> 'failed',
           opens and n.ord = 1, at
         from unnest(ids, types, data, tokens) with ordinality n (id, type, data, tokens, ord);
   end if;
   if added > 0 or call is not null then
-    if added > 0 or current_turn.ordinal = session.last_turn then  -- news of an older turn make it no newer
-      session.last_turn_id := current_turn.id;
-    end if;
     update chat_history_sessions s set
         last_position = s.last_position + added, message_count = s.message_count + added,
         last_turn = session.last_turn, last_turn_id = session.last_turn_id,
         revision = session.revision, updated_at = at, deleted_at = null
-      where s.session_key = session.session_key;
+      where s.session_key = of_session;
   end if;
   return json_build_object(
     'epoch', session.epoch, 'revision', session.revision, 'last_position', session.last_position + added,
