@@ -47,8 +47,8 @@ demo: .cache/demo.stamp ## a conversation that survives the process being killed
 test: .cache/dev.stamp .cache/lite.stamp .cache/postgres.stamp ## the test suite; arguments: make test ARGS="-k contract"
 	$(BIN)/python -m pytest -m "not soak" $(ARGS)
 
-soak: .cache/dev.stamp .cache/lite.stamp ## the long fault and load tests
-	$(BIN)/python -m pytest -m soak $(ARGS)
+soak: .cache/dev.stamp .cache/lite.stamp ## the long fault and load tests, and the figures they tell
+	$(BIN)/python -m pytest -m soak -raP $(ARGS)
 
 lint: .cache/dev.stamp ## ruff
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -70,6 +70,7 @@ def test_16_processes_of_100_turns_of_4_messages(
 ) -> None:
     run_writers(way, shared_database if way.startswith("psycopg") else data_api.url, session, 16, 100)
     check_session(postgres_store, session, 16, 100)
+    print(f"{way}: 16 processes, each 100 turns of 4 messages on one session: 0 lost, 0 doubled, 0 split")
 
 
 def test_a_retry_that_arrives_while_the_first_try_still_runs(shared_database: str, session: str) -> None:
