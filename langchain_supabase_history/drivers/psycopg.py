@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
-import struct
 import threading
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
-from typing import Any, ClassVar, Final, Self, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 import psycopg
 import psycopg_pool
-from psycopg.adapt import Dumper
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.pq import Format, TransactionStatus
+from psycopg.pq import TransactionStatus
 from psycopg.types.string import TextLoader
 
 from ..calls import SQL_TYPES, Call, Json
@@ -36,6 +33,7 @@ from ..errors import (
 )
 from ..identity import Identity, Verifier
 from ..values import loads
+from .arrays import ARRAYS
 from .base import Driver
 
 T = TypeVar("T")
@@ -52,76 +50,6 @@ _CONNINFO: Final = (
     "It is like postgresql://user:password@host:5432/postgres; characters such as @ : / in the password must be "
     "percent-encoded (%40 %3A %2F)."
 )
-
-
-class _Array(list[bytes]):
-    """An array's elements in PostgreSQL's binary form. The oids are those of `pg_type`."""
-
-    oid: ClassVar[int]
-    element_oid: ClassVar[int]
-
-    @classmethod
-    def of(cls, values: list[Any]) -> Self:
-        return cls(map(cls.encode, values))
-
-    @staticmethod
-    def encode(value: Any) -> bytes:
-        raise AssertionError("each kind's own")
-
-
-class _TextArray(_Array):
-    oid, element_oid = 1009, 25
-
-    @staticmethod
-    def encode(value: str) -> bytes:
-        return value.encode()
-
-
-class _JsonArray(_Array):
-    oid, element_oid = 199, 114
-
-    @staticmethod
-    def encode(value: Json) -> bytes:
-        return value.text
-
-
-class _UuidArray(_Array):
-    oid, element_oid = 2951, 2950
-
-    @staticmethod
-    def encode(value: uuid.UUID | str) -> bytes:
-        return (value if isinstance(value, uuid.UUID) else uuid.UUID(value)).bytes
-
-
-class _IntegerArray(_Array):
-    oid, element_oid = 1007, 23
-
-    @staticmethod
-    def encode(value: int) -> bytes:
-        return struct.pack("!i", value)
-
-
-class _ArrayDumper(Dumper):
-    """psycopg's own way to write an array took 6 s for 12 MB, and lets the server cast each element."""
-
-    format = Format.BINARY
-
-    def __init__(self, cls: type[_Array], context: Any = None) -> None:
-        super().__init__(cls, context)
-        self.oid = cls.oid
-
-    def dump(self, obj: _Array) -> bytes:
-        parts = [struct.pack("!iiIii", bool(obj), 0, obj.element_oid, len(obj), 1)[: None if obj else 12]]
-        for element in obj:
-            parts += (struct.pack("!i", len(element)), element)
-        return b"".join(parts)
-
-
-_ARRAYS: Final[dict[str, type[_Array]]] = {
-    "text[]": _TextArray, "json[]": _JsonArray, "uuid[]": _UuidArray, "integer[]": _IntegerArray
-}  # fmt: skip
-for _array in _ARRAYS.values():
-    psycopg.adapters.register_dumper(_array, _ArrayDumper)
 
 
 class _Care:
@@ -398,12 +326,12 @@ def _query(schema: str, function: str, rows: bool, names: tuple[str, ...]) -> by
 
 def _placeholder(name: str) -> str:
     kind = SQL_TYPES.get(name, "text")
-    return f"%({name})b" if kind in _ARRAYS else f"%({name})s::{kind}"
+    return f"%({name})b" if kind in ARRAYS else f"%({name})s::{kind}"
 
 
 def _value(name: str, value: Any) -> Any:
     if isinstance(value, list):
-        return _ARRAYS[SQL_TYPES[name]].of(value)
+        return ARRAYS[SQL_TYPES[name]].of(value)
     return value.text.decode() if isinstance(value, Json) else value
 
 
