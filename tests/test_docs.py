@@ -346,6 +346,20 @@ def test_every_claim_beside_the_peers_names_tests() -> None:
         assert any(word in name for name in names), f"no test is named {word}"
 
 
+def test_every_test_that_a_page_names_exists() -> None:
+    named = 0
+    for page in PAGES:
+        for line in page.read_text().splitlines():
+            code = ""
+            for file, name in re.findall(r"`(test_\w+\.py)?(?:::(test_\w+))?`", line):
+                if file:
+                    code = (servers.ROOT / "tests" / file).read_text()
+                if name:
+                    assert f"def {name}(" in code, f"{page.name}: {name}"
+                    named += 1
+    assert named > 30
+
+
 def test_every_link_to_a_file_leads_to_one() -> None:
     for page in PAGES:
         text = page.read_text()
