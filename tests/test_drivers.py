@@ -200,9 +200,7 @@ for store in (HistoryStore.from_postgres({shared_database!r}),
     store.load("s")
     asyncio.run(store.aload("s"))
 """
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-X", "dev", "-c", script], capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=60)
     assert (done.stderr, done.returncode) == ("", 0)
 
 
