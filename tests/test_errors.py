@@ -267,7 +267,7 @@ def test_a_database_without_supabases_roles() -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "db.nowhere.invalid"])
 def test_unreachable(host: str) -> None:
     port = servers.free_port()
-    why, deadline = ("refused", 0.7) if host[0].isdigit() else ("Name or service not known", 2)  # asking may take long
+    why, deadline = ("refused", 0.7) if host[0].isdigit() else ("Name or service not known", 1.5)  # asking may take long
     with HistoryStore.from_postgres(f"postgresql://u:{PASSWORD}@{host}:{port}/x", deadline=deadline) as store:
         for load in loads(store):
             with expect(Unavailable, f"within {deadline} s", why, "doctor", cause=psycopg.OperationalError):
