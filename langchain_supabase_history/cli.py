@@ -6,6 +6,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -219,16 +220,17 @@ def export_traces(project: str, since: datetime, until: datetime | None, format:
     from .langsmith import LangSmith
     from .langsmith_export import replacing, rows, write
 
-    found = rows(LangSmith(), project, since.replace(tzinfo=UTC), _utc(until))
-    if output == Path("-"):
-        with click.open_file("-", "w", encoding="utf-8") as out:
-            count = write(found, format, out)
-    else:
-        try:
-            with replacing(output) as out:
+    with closing(LangSmith()) as smith:
+        found = rows(smith, project, since.replace(tzinfo=UTC), _utc(until))
+        if output == Path("-"):
+            with click.open_file("-", "w", encoding="utf-8") as out:
                 count = write(found, format, out)
-        except OSError as error:
-            raise click.FileError(str(output), error.strerror) from error
+        else:
+            try:
+                with replacing(output) as out:
+                    count = write(found, format, out)
+            except OSError as error:
+                raise click.FileError(str(output), error.strerror) from error
     click.echo(f"{count} runs", err=True)
 
 

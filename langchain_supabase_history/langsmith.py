@@ -44,10 +44,21 @@ class LangSmith:
     """
 
     def __init__(self, client: Client | None = None) -> None:
+        self._given = client
         self._client = client
         self._reader: Langsmith | None = None
         self._projects: dict[str, str] = {}
         self._lock = threading.RLock()
+
+    def close(self) -> None:
+        """Close the clients that were made here, not the application's own. Used again, it makes new ones."""
+        with self._lock:
+            client, reader = self._client, self._reader
+            self._client, self._reader = self._given, None
+        if reader is not None:
+            reader.close()
+        if client is not None and client is not self._given:
+            client.close(timeout=0)
 
     @property
     def client(self) -> Client:

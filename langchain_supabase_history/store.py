@@ -359,12 +359,14 @@ class HistoryStore(Connecting, Insights, Retention):
         """Give all connections back. May be called twice and from anywhere; used again, the store opens again."""
         if self._outbox is not None:
             self._outbox.close()
+        self._langsmith.close()
         self._driver.close()
 
     async def aclose(self) -> None:
         """Async version of close."""
         if self._outbox is not None:
             await asyncio.to_thread(self._outbox.close)
+        self._langsmith.close()
         await self._driver.aclose()
 
     def __enter__(self) -> Self:

@@ -264,7 +264,7 @@ def tracing(url: str, on: bool = True) -> Iterator[None]:
     def forget() -> None:
         utils.get_env_var.cache_clear()
         utils.get_tracer_project.cache_clear()
-        run_trees._CLIENT = None
+        forget_traces()
 
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment(url, on).items():

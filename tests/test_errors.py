@@ -145,7 +145,7 @@ def test_missing_grants(patient: tuple[str, servers.Lite]) -> None:
         for load in loads(store):
             with expect(Forbidden, "permission denied for function chat_history_load", "select chat_history_grant()"):
                 load()
-        execute(database, "select chat_history_grant(); revoke select on chat_history_messages from service_role")
+        execute(database, "select chat_history_grant(); revoke insert on chat_history_messages from service_role")
         with expect(Forbidden, "permission denied for table chat_history_messages", "select chat_history_grant()"):
             store.append("s", QA)
     execute(database, "select chat_history_grant()")
@@ -267,7 +267,9 @@ def test_a_database_without_supabases_roles() -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "db.nowhere.invalid"])
 def test_unreachable(host: str) -> None:
     port = servers.free_port()
-    why, deadline = ("refused", 0.7) if host[0].isdigit() else ("Name or service not known", 1.5)  # asking may take long
+    why, deadline = (
+        ("refused", 0.7) if host[0].isdigit() else ("Name or service not known", 1.5)
+    )  # asking may take long
     with HistoryStore.from_postgres(f"postgresql://u:{PASSWORD}@{host}:{port}/x", deadline=deadline) as store:
         for load in loads(store):
             with expect(Unavailable, f"within {deadline} s", why, "doctor", cause=psycopg.OperationalError):

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 import uuid
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -39,9 +40,11 @@ DAY = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture
-def store(store: HistoryStore) -> HistoryStore:
+def store(store: HistoryStore) -> Iterator[HistoryStore]:
     """A store over each transport that has not spoken to a LangSmith of another test."""
-    return store._view(_langsmith=LangSmith())
+    smith = LangSmith()
+    yield store._view(_langsmith=smith)
+    smith.close()
 
 
 @pytest.fixture

@@ -144,9 +144,12 @@ def keyless(smith: LangSmithServer, monkeypatch: pytest.MonkeyPatch) -> LangSmit
 
 
 def test_without_a_key_feedback_is_stored(
-    store: HistoryStore, session: str, keyless: LangSmithServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = store._view(_langsmith=LangSmith())
+    store: HistoryStore, session: str, keyless: LangSmithServer, monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
+    smith = LangSmith()
+    request.addfinalizer(smith.close)
+    store = store._view(_langsmith=smith).for_user(session)  # with nothing unsent of other tests
     traced = Turn(uuid.uuid4(), trace_id=str(uuid.uuid4()), run_id=str(uuid.uuid4()), project=PROJECT)
     store.append(session, [HumanMessage("q"), AIMessage("a")], turn=traced)
     began = time.monotonic()
