@@ -84,10 +84,13 @@ def test_the_network_cut_at_every_byte_of_an_append(
         with base:
             store = base.as_user(claims={"sub": session}) if kind == "psycopg-user" else base
             store.append(session, [HumanMessage("first")])
-            wire.arm(10**9, "client", "reset")
-            store.append(session, [HumanMessage("0")])
-            size = wire.passed()
-            expected, tried = ["first", "0"], 0
+            expected, tried, sizes = ["first"], 0, []
+            for n in range(5):  # the least counts: the pool may make a connection meanwhile
+                wire.arm(10**9, "client", "reset")
+                store.append(session, [HumanMessage(str(n))])
+                sizes.append(wire.passed())
+                expected.append(str(n))
+            size = {side: min(passed[side] for passed in sizes) for side in ("client", "server")}
             for side in ("client", "server"):
                 for at in range(size[side]):
                     how = "close" if at % 2 else "reset"
