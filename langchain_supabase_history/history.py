@@ -119,8 +119,9 @@ class SupabaseChatMessageHistory(BaseChatMessageHistory):
         """Append messages to the session, all or none.
 
         Raises:
-            HistoryError: They could not be stored. The error is also in `last_error`, and given to the store's
-                `on_error`, because `RunnableWithMessageHistory` swallows it.
+            Conflict: The session was cleared or deleted since this object has read it.
+            HistoryError: They could not be stored. The error, whichever it is, is also in `last_error`, and given to
+                the store's `on_error`, because `RunnableWithMessageHistory` swallows it.
         """
         self._write(messages)
 

@@ -3,7 +3,8 @@
 On a disk that is lost at restart, as on Streamlit Cloud, it bridges outages, not restarts.
 
 What waits is the call as it would have been sent, row ids and epoch included: sent late or twice, it is stored once,
-and what was cleared or deleted meanwhile stays so. The content lies in the file as plain text until it is sent.
+and what was cleared or deleted meanwhile stays so, where the session's epoch was known when it was kept. The content
+lies in the file as plain text until it is sent.
 
 What waits of a session is sent in one flight at a time, in a thread of its own; whoever needs it sent shares that. An
 erasure takes the flight's place, so that nothing of its session is under way while it is.

@@ -39,7 +39,8 @@ class RunnableWithHistory(Runnable[Any, Any]):
     With a dictionary as input, `input_messages_key` says where the question is and `history_messages_key` where the
     conversation so far goes; without the latter, conversation and question go to the runnable together. With a
     dictionary as output, `output_messages_key` says where the answer is. These may be left out where there is but one
-    key. A question or an answer is a string, a message, or a list of messages.
+    key. A question or an answer is a string, a message, or a list of messages. An agent answers with its whole state:
+    only what follows the question in it is stored, also where it streams `updates` or `values`.
 
     Raises:
         InvalidInput: The runnable is none, or a key is no str.

@@ -366,7 +366,7 @@ class HistoryStore(Connecting, Insights, Retention):
         """Async version of close."""
         if self._outbox is not None:
             await asyncio.to_thread(self._outbox.close)
-        self._langsmith.close()
+        await asyncio.to_thread(self._langsmith.close)
         await self._driver.aclose()
 
     def __enter__(self) -> Self:
