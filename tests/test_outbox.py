@@ -384,7 +384,8 @@ def test_what_came_after_an_own_erasure_is_stored(wire: Proxy, make: Any, sessio
         erase(session)
         with cut(wire):
             store.append(session, QA)
-        assert store.flush() == 1
+        assert store.flush() <= 1  # the background may have been faster
+        assert store.waiting() == []
         assert store.load(session) == QA
 
 
