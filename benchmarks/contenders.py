@@ -12,7 +12,7 @@ import psycopg
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
 from langchain_supabase_history import HistoryStore, migrate
-from langchain_supabase_history.messages import encode_message
+from langchain_supabase_history.core.messages import encode_message
 from tests import servers
 
 LIBRARY: Final = "library"

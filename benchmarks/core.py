@@ -198,17 +198,19 @@ def report(operations: Sequence[Operation], settings: dict[str, str], rounds: in
     results = []
     for op in operations:
         base = op.seconds[op.base]
-        results.append({
-            "operation": op.name,
-            "rounds": len(base),
-            "of": op.base,
-            "milliseconds": {who: asdict(Spread.of([s * 1e3 for s in times])) for who, times in op.seconds.items()},
-            "ratios": {
-                who: asdict(Spread.of([mine / other for mine, other in zip(base, times, strict=True)]))
-                for who, times in op.seconds.items()
-                if who != op.base
-            },
-        })  # fmt: skip
+        results.append(
+            {
+                "operation": op.name,
+                "rounds": len(base),
+                "of": op.base,
+                "milliseconds": {who: asdict(Spread.of([s * 1e3 for s in times])) for who, times in op.seconds.items()},
+                "ratios": {
+                    who: asdict(Spread.of([mine / other for mine, other in zip(base, times, strict=True)]))
+                    for who, times in op.seconds.items()
+                    if who != op.base
+                },
+            }
+        )
     packages = ("langchain_supabase_history", "langchain-core", "langchain-postgres", "langchain-community", "psycopg")
     return {
         "rounds": rounds,

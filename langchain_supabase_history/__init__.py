@@ -9,7 +9,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .audit import TurnAudit as TurnAudit
     from .errors import (
         Conflict as Conflict,
         Forbidden as Forbidden,
@@ -26,7 +25,9 @@ if TYPE_CHECKING:
         StoreClosed as StoreClosed,
         Unavailable as Unavailable,
     )
-    from .history import SupabaseChatMessageHistory as SupabaseChatMessageHistory
+    from .langchain.audit import TurnAudit as TurnAudit
+    from .langchain.history import SupabaseChatMessageHistory as SupabaseChatMessageHistory
+    from .langchain.runnable import RunnableWithHistory as RunnableWithHistory
     from .migrations import migrate as migrate
     from .records import (
         Feedback as Feedback,
@@ -38,17 +39,16 @@ if TYPE_CHECKING:
         Usage as Usage,
         Window as Window,
     )
-    from .runnable import RunnableWithHistory as RunnableWithHistory
     from .store import HistoryStore as HistoryStore
 
 _MODULES = {
-    "audit": "TurnAudit",
+    "langchain.audit": "TurnAudit",
     "errors": "Conflict Forbidden HistoryError InvalidInput InvalidMessage InvalidSession NotConfigured NotFound "
     "NotInstalled NotSaved OutboxFailed StatementTimeout StoreClosed Unavailable",
-    "history": "SupabaseChatMessageHistory",
+    "langchain.history": "SupabaseChatMessageHistory",
     "migrations": "migrate",
     "records": "Feedback Page Pruned Session StoredMessage Turn Usage Window",
-    "runnable": "RunnableWithHistory",
+    "langchain.runnable": "RunnableWithHistory",
     "store": "HistoryStore",
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}

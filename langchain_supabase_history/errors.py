@@ -160,7 +160,7 @@ LOGIN_ADVICE: Final = (
     "Check user, password and database name; Supabase's pooler wants the user as postgres.<project>. Where it has too "
     "many connections: close other clients, go through a pooler, or raise the role's connection limit."
 )
-_FRESH_TOKEN = "Pass a fresh access token, or a callable that gives one, to store.as_user(...)."  # noqa: S105
+FRESH_TOKEN = "Pass a fresh access token, or a callable that gives one, to store.as_user(...)."  # noqa: S105
 
 # Code -> (class, message, advice or None for the class's own). `PTnnn` are raised by our SQL functions, whose words go
 # in front, as they do for {detail}; nowhere else, for they may repeat what a message says.
@@ -174,8 +174,11 @@ _CODES: Final[dict[str, tuple[type[HistoryError], str, str | None]]] = {
     "23505": (Conflict, "The same message id stands twice in one call.", None),
     "22P02": (InvalidMessage, "The database could not read an argument.", _UNREADABLE),
     "22P05": (InvalidMessage, "The database could not read an argument.", _UNREADABLE),
-    "22023": (NotConfigured, "The database refused a setting: {detail}.",
-              "as_user(...) needs Supabase's roles: `create role authenticated`, then `select chat_history_grant()`."),
+    "22023": (
+        NotConfigured,
+        "The database refused a setting: {detail}.",
+        "as_user(...) needs Supabase's roles: `create role authenticated`, then `select chat_history_grant()`.",
+    ),
     "23514": (InvalidInput, "The database refused a value: {detail}.", "It is out of its range: correct it."),
     "54000": (InvalidMessage, "The message is too large for the database.", _TOO_LARGE),
     "413": (InvalidMessage, "The message is too large for the Data API.", _TOO_LARGE),
@@ -187,25 +190,40 @@ _CODES: Final[dict[str, tuple[type[HistoryError], str, str | None]]] = {
     "PGRST202": (NotInstalled, "The Data API does not know a function of this library.", None),
     "PGRST203": (NotInstalled, "The Data API knows a function of this library twice.", None),
     "PGRST205": (NotInstalled, "The Data API does not know a table of this library.", None),
-    "PGRST106": (NotConfigured, "The Data API does not serve this schema.",
-                 "Add it to 'Exposed schemas' in the project's Data API settings."),
-    "404": (NotConfigured, "The server has no Data API at this address.",
-            "SUPABASE_URL is like https://<project>.supabase.co, without a path."),
+    "PGRST106": (
+        NotConfigured,
+        "The Data API does not serve this schema.",
+        "Add it to 'Exposed schemas' in the project's Data API settings.",
+    ),
+    "404": (
+        NotConfigured,
+        "The server has no Data API at this address.",
+        "SUPABASE_URL is like https://<project>.supabase.co, without a path.",
+    ),
     "42501": (Forbidden, "The database refused this for the role: {detail}.", _ASK_WHO),
-    "401": (Forbidden, "The Data API refused the key.",
-            "Check that SUPABASE_KEY is a key of this project, copied whole (Supabase: Settings > API Keys)."),
+    "401": (
+        Forbidden,
+        "The Data API refused the key.",
+        "Check that SUPABASE_KEY is a key of this project, copied whole (Supabase: Settings > API Keys).",
+    ),
     "403": (Forbidden, "The Data API refused the request.", _ASK_WHO),
     "PGRST300": (Forbidden, "The Data API has no key to check tokens with.", "Set the Data API's JWT secret."),
-    "PGRST301": (Forbidden, "The Data API refused the access token: it is expired, or not of this project.",
-                 _FRESH_TOKEN),
+    "PGRST301": (
+        Forbidden,
+        "The Data API refused the access token: it is expired, or not of this project.",
+        FRESH_TOKEN,
+    ),
     "PGRST302": (Forbidden, "The Data API wants a key.", _ASK_WHO),
-    "PGRST303": (Forbidden, "The Data API refused the access token's claims: it is expired, or not meant for it.",
-                 _FRESH_TOKEN),
+    "PGRST303": (
+        Forbidden,
+        "The Data API refused the access token's claims: it is expired, or not meant for it.",
+        FRESH_TOKEN,
+    ),
     "53100": (HistoryError, "The database's disk is full.", "Free space, or let the disk grow; then try again."),
     "57014": (StatementTimeout, "The database cancelled the statement.", None),
     "28P01": (Forbidden, "The database refused the login: {detail}.", LOGIN_ADVICE),
     "28000": (Forbidden, "The database refused the login: {detail}.", LOGIN_ADVICE),
-}  # fmt: skip
+}
 
 # Another try may succeed: connection trouble, a server that starts, stops or fails over, deadlock, serialization,
 # too many connections, lock timeout; PostgREST's own (no connection, cache loading, pool timeout), and a gateway's.
@@ -233,32 +251,3 @@ def from_code(code: str, detail: str = "") -> HistoryError:
     cls, message, advice_or_none = _CODES[code]
     text = message.replace("{detail}", detail) or f"{detail[:1].upper()}{detail[1:]}."
     return cls(text, code=code, advice=advice_or_none)
-
-
-_SCHEMA: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
-
-
-def check_schema(schema: object) -> str:
-    """A schema name that can be written into SQL.
-
-    Raises:
-        InvalidSession: It is not a plain identifier of at most 63 characters.
-    """
-    if not isinstance(schema, str) or not _SCHEMA.fullmatch(schema):
-        raise InvalidSession("schema must be a plain SQL identifier: letters, digits and _, at most 63 characters.")
-    return schema
-
-
-_PLACEHOLDER: Final = re.compile(r"<(?:project|password|region|key)>|\[YOUR-[A-Z-]+\]")
-
-
-def check_placeholders(text: object, name: str) -> None:
-    """Refuse a setting that was copied and not filled in.
-
-    Raises:
-        NotConfigured: It still has a placeholder in it.
-    """
-    if isinstance(text, str) and (found := _PLACEHOLDER.search(text)):
-        raise NotConfigured(
-            f"{name} still says {found[0]}.", advice="Put the value that it stands for there, without the brackets."
-        )

@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from .errors import check_schema
+from .core.settings import check_schema
 
 _STATEMENT = """\
 -- {name} ({library})

@@ -10,6 +10,8 @@ from uuid import UUID
 
 from langchain_core.messages import BaseMessage
 
+from .errors import InvalidSession
+
 T = TypeVar("T")
 
 Status = Literal["running", "interrupted", "failed", "completed"]
@@ -202,8 +204,6 @@ class Window:
     keep_system: bool = True
 
     def __post_init__(self) -> None:
-        from .errors import InvalidSession
-
         for name in ("messages", "turns", "tokens"):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or not 1 <= value < 2**31):

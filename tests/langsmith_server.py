@@ -20,6 +20,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from langchain_supabase_history import HistoryStore
+from langchain_supabase_history.langsmith.client import LangSmith
+
 PROJECT = "tests"
 TENANT = "00000000-0000-0000-0000-00000000cafe"
 
@@ -74,8 +77,13 @@ class LangSmithServer:
             self.requests.append((method, path, body))
             path = path.removeprefix("/api/v1")
             if path == "/info":
-                config = {"use_multipart_endpoint": False, "size_limit": 100, "size_limit_bytes": 20_971_520,
-                          "scale_up_nthreads_limit": 1, "scale_up_qsize_trigger": 1000}  # fmt: skip
+                config = {
+                    "use_multipart_endpoint": False,
+                    "size_limit": 100,
+                    "size_limit_bytes": 20_971_520,
+                    "scale_up_nthreads_limit": 1,
+                    "scale_up_qsize_trigger": 1000,
+                }
                 return 200, {"version": "0.16.20", "batch_ingest_config": config}
             if path == "/runs/batch" and method == "POST":
                 for run in [*body.get("post", []), *body.get("patch", [])]:
@@ -104,8 +112,14 @@ class LangSmithServer:
             return 404, {"detail": f"{method} {path} is not served"}
 
     def project(self, name: str) -> dict[str, Any]:
-        return {"id": self.projects[name], "name": name, "tenant_id": TENANT, "start_time": now(),
-                "reference_dataset_id": None, "run_count": len(self.runs)}  # fmt: skip
+        return {
+            "id": self.projects[name],
+            "name": name,
+            "tenant_id": TENANT,
+            "start_time": now(),
+            "reference_dataset_id": None,
+            "run_count": len(self.runs),
+        }
 
     def take(self, run: dict[str, Any]) -> None:
         known = self.runs.setdefault(run["id"], {})
@@ -149,11 +163,15 @@ class LangSmithServer:
         usage = self.usage(run["trace_id"]) if not run.get("parent_run_id") else {}
         given: dict[str, Any] = {
             "status": "ERROR" if run.get("error") else "SUCCESS" if run.get("end_time") else "PENDING",
-            "metadata": metadata(run), "thread_id": None, "prompt_tokens": usage.get("input_tokens", 0),
-            "completion_tokens": usage.get("output_tokens", 0), "total_tokens": usage.get("total_tokens", 0),
-            "feedback_stats": self.feedback_stats(run["id"]), "error_preview": (run.get("error") or "")[:100] or None,
+            "metadata": metadata(run),
+            "thread_id": None,
+            "prompt_tokens": usage.get("input_tokens", 0),
+            "completion_tokens": usage.get("output_tokens", 0),
+            "total_tokens": usage.get("total_tokens", 0),
+            "feedback_stats": self.feedback_stats(run["id"]),
+            "error_preview": (run.get("error") or "")[:100] or None,
             **run,
-        }  # fmt: skip
+        }
         return {name.lower(): given.get(name.lower()) for name in selects}
 
     def feedback_stats(self, run_id: str) -> dict[str, Any]:
@@ -228,8 +246,12 @@ class _Server(ThreadingHTTPServer):
 
 def environment(url: str, tracing: bool = True) -> dict[str, str]:
     """What an application sets."""
-    return {"LANGSMITH_TRACING": str(tracing).lower(), "LANGSMITH_ENDPOINT": url, "LANGSMITH_API_KEY": "lsv2_tests",
-            "LANGSMITH_PROJECT": PROJECT}  # fmt: skip
+    return {
+        "LANGSMITH_TRACING": str(tracing).lower(),
+        "LANGSMITH_ENDPOINT": url,
+        "LANGSMITH_API_KEY": "lsv2_tests",
+        "LANGSMITH_PROJECT": PROJECT,
+    }
 
 
 def flush(smith: LangSmithServer) -> None:
@@ -299,3 +321,10 @@ def langsmith_server(port: int = 0) -> Iterator[LangSmithServer]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def with_langsmith(store: HistoryStore, smith: LangSmith) -> HistoryStore:
+    """A view of a store that sends feedback to another LangSmith, and asks it."""
+    view = store.within(feedback=smith)
+    view.langsmith = smith
+    return view

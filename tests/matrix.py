@@ -17,7 +17,6 @@ import psycopg
 from langchain_core.messages import AIMessage, HumanMessage
 
 from langchain_supabase_history import HistoryStore, Turn
-from langchain_supabase_history.insights import add_feedback
 
 NAME = "a name that both of them use"
 # What an attack must never be answered, for then it was none: the statement or its arguments could not be read.
@@ -70,9 +69,11 @@ class OverApi:
         if not request.method:
             return None
         reply = self.client.request(
-            request.method, f"{self.url}/rest/v1/{request.path}", json=request.body,
+            request.method,
+            f"{self.url}/rest/v1/{request.path}",
+            json=request.body,
             headers={**self.headers, "Prefer": request.prefer},
-        )  # fmt: skip
+        )
         body = reply.json() if reply.text.startswith("{") else {}
         return Outcome(reply.is_success, body.get("code", str(reply.status_code)), reply.text)
 
@@ -115,12 +116,16 @@ class Matrix:
         """All that is the victims' or lies in their sessions, with the transactions that wrote it."""
         ids, keys = [v.user_id for v in self.victims.values()], [v.key for v in self.victims.values()]
         return [
-            str(self.owner.execute(
-                f"select t::text, t.xmin::text from {table} t where user_id = any(%s) or session_key = any(%s::uuid[]) "
-                "order by 1".encode(), [ids, keys],
-            ).fetchall())
-            for table in self.tables("r") if table != "chat_history_migrations"
-        ]  # fmt: skip
+            str(
+                self.owner.execute(
+                    f"select t::text, t.xmin::text from {table} t "
+                    "where user_id = any(%s) or session_key = any(%s::uuid[]) order by 1".encode(),
+                    [ids, keys],
+                ).fetchall()
+            )
+            for table in self.tables("r")
+            if table != "chat_history_migrations"
+        ]
 
     def tables(self, kinds: str = "rv") -> list[str]:
         query = "select relname from pg_class where relname like 'chat\\_history\\_%%' and relkind = any(%s) order by 1"
@@ -158,10 +163,17 @@ def plant(store: HistoryStore, conninfo: str, user_id: str, name: str = NAME) ->
     """A session with a turn, one that runs, messages, feedback, title and metadata, all with a marker in them."""
     marker = f"SECRET-{uuid.uuid4()}"
     view = store.for_user(user_id) if user_id else store
-    turn = Turn(uuid.uuid4(), model=marker, error=marker, documents=[{"id": marker}], metadata={"a": marker},
-                trace_id=marker, project="p")  # fmt: skip
+    turn = Turn(
+        uuid.uuid4(),
+        model=marker,
+        error=marker,
+        documents=[{"id": marker}],
+        metadata={"a": marker},
+        trace_id=marker,
+        project="p",
+    )
     stored = view.append(name, [HumanMessage(marker), AIMessage(marker)], turn=turn)
-    view._do(add_feedback(name, stored[0], "helpful", score=1, comment=marker, value=marker, user_id=user_id or None))
+    view.add_feedback(name, stored[0], "helpful", score=1, comment=marker, value=marker)
     with psycopg.connect(conninfo, autocommit=True) as conn:
         row = conn.execute(
             "update chat_history_sessions s set title = %s, metadata = json_build_object('a', %s::text) "
@@ -192,8 +204,9 @@ def on_table(table: str, columns: list[str], victim: Victim, own: Victim) -> Ite
         yield Request(f"truncate {table}", f"truncate {table} cascade", refused="42501")
     if "user_id" not in columns:
         yield Request(f"insert into {table}", f"insert into {table} default values")
-        yield Request(f"update {table}", f"update {table} set version = 9", (), "PATCH", f"{table}?version=gt.0",
-                      {"version": 9})  # fmt: skip
+        yield Request(
+            f"update {table}", f"update {table} set version = 9", (), "PATCH", f"{table}?version=gt.0", {"version": 9}
+        )
         return
     if "session_key" not in columns:
         return
@@ -205,12 +218,24 @@ def on_table(table: str, columns: list[str], victim: Victim, own: Victim) -> Ite
         insert = f"insert into {table} ({names}) values ({marks})"
         yield Request(f"insert {label} into {table}", insert, values, "POST", table, row)
         conflict = "session_key" if table == "chat_history_sessions" else "session_key, " + KEYS[table]
-        yield Request(f"upsert {label} into {table}",
-                      f"{insert} on conflict ({conflict}) do update set user_id = excluded.user_id returning *", values,
-                      "POST", f"{table}?on_conflict={conflict.replace(' ', '')}", row,
-                      "resolution=merge-duplicates,return=representation")  # fmt: skip
-        yield Request(f"insert {label} into {table}, ignoring conflicts", f"{insert} on conflict do nothing", values,
-                      "POST", table, row, "resolution=ignore-duplicates,return=representation")  # fmt: skip
+        yield Request(
+            f"upsert {label} into {table}",
+            f"{insert} on conflict ({conflict}) do update set user_id = excluded.user_id returning *",
+            values,
+            "POST",
+            f"{table}?on_conflict={conflict.replace(' ', '')}",
+            row,
+            "resolution=merge-duplicates,return=representation",
+        )
+        yield Request(
+            f"insert {label} into {table}, ignoring conflicts",
+            f"{insert} on conflict do nothing",
+            values,
+            "POST",
+            table,
+            row,
+            "resolution=ignore-duplicates,return=representation",
+        )
     # Their rows taken, and one's own given away or moved into their session.
     changes = {
         "take theirs": (victim.user_id, {"user_id": own.user_id}),
@@ -222,20 +247,43 @@ def on_table(table: str, columns: list[str], victim: Victim, own: Victim) -> Ite
     }
     for label, (of_user, change) in changes.items():
         sets = ", ".join(f"{name} = %s" for name in change)
-        yield Request(f"{label} in {table}", f"update {table} set {sets} where user_id = %s returning *",
-                      (*change.values(), of_user), "PATCH", f"{table}?user_id=eq.{of_user}", change)  # fmt: skip
-    yield Request(f"touch all of {table}", f"update {table} set created_at = created_at", (), "PATCH",
-                  f"{table}?created_at=gt.2000-01-01", {"user_id": own.user_id})  # fmt: skip
+        yield Request(
+            f"{label} in {table}",
+            f"update {table} set {sets} where user_id = %s returning *",
+            (*change.values(), of_user),
+            "PATCH",
+            f"{table}?user_id=eq.{of_user}",
+            change,
+        )
+    yield Request(
+        f"touch all of {table}",
+        f"update {table} set created_at = created_at",
+        (),
+        "PATCH",
+        f"{table}?created_at=gt.2000-01-01",
+        {"user_id": own.user_id},
+    )
 
 
 ROWS: dict[str, Any] = {
     "chat_history_sessions": lambda v: {"session_id": NAME, "title": "squatted"},
-    "chat_history_messages": lambda v: {"position": 1, "id": str(uuid.uuid4()), "turn_id": v.turn_id, "type": "human",
-                                        "data": {"content": "slipped in"}, "tokens": 1},
+    "chat_history_messages": lambda v: {
+        "position": 1,
+        "id": str(uuid.uuid4()),
+        "turn_id": v.turn_id,
+        "type": "human",
+        "data": {"content": "slipped in"},
+        "tokens": 1,
+    },
     "chat_history_turns": lambda v: {"id": v.turn_id, "ordinal": 99, "status": "completed"},
-    "chat_history_feedback": lambda v: {"id": str(uuid.uuid4()), "turn_id": v.turn_id, "key": "helpful", "score": 0,
-                                        "ordinal": 99},
-}  # fmt: skip
+    "chat_history_feedback": lambda v: {
+        "id": str(uuid.uuid4()),
+        "turn_id": v.turn_id,
+        "key": "helpful",
+        "score": 0,
+        "ordinal": 99,
+    },
+}
 KEYS = {"chat_history_messages": "position", "chat_history_turns": "id", "chat_history_feedback": "id"}
 
 
@@ -293,13 +341,23 @@ def _call(
         for name in args
     )
     params = tuple(
-        json.dumps(v) if isinstance(v, dict) or (isinstance(v, list) and kinds[n] == "json") else
-        [json.dumps(one) for one in v] if kinds[n] == "json[]" else v
+        json.dumps(v)
+        if isinstance(v, dict) or (isinstance(v, list) and kinds[n] == "json")
+        else [json.dumps(one) for one in v]
+        if kinds[n] == "json[]"
+        else v
         for n, v in args.items()
-    )  # fmt: skip
+    )
     body = {n: _record(v) if kinds[n].endswith("chat_history_sessions") else v for n, v in args.items()}
-    return Request(f"{function.name} {how}", f"select * from {function.name}({marks})", params, "POST",
-                   f"rpc/{function.name}", body, refused=refused)  # fmt: skip
+    return Request(
+        f"{function.name} {how}",
+        f"select * from {function.name}({marks})",
+        params,
+        "POST",
+        f"rpc/{function.name}",
+        body,
+        refused=refused,
+    )
 
 
 def _record(row: dict[str, Any]) -> str:
@@ -314,20 +372,46 @@ def _value(function: str, name: str, kind: str, victim: Victim, user_id: str | N
         return row
     about_turn = {"turn_id": victim.turn_id, "session_id": NAME, "user_id": user_id, "id": str(uuid.uuid4())}
     by_name = {
-        "of_session": victim.key, "session_id": NAME, "name": NAME, "after_session": None, "dry_run": False,
+        "of_session": victim.key,
+        "session_id": NAME,
+        "name": NAME,
+        "after_session": None,
+        "dry_run": False,
         "feedback": {**about_turn, "key": "k", "score": 0, "updated_at": "2026-01-01T00:00:00Z"},
-        "turn": {"id": victim.turn_id, "status": "failed", "question": []}, "costs": [{**about_turn, "total_cost": 1}],
-        "group_by": ["session"], "types": ["human"], "data": [{"content": "slipped in"}], "tokens": [1],
-        "known_revision": None, "after_position": None, "epoch": None, "since": None, "until": None,
-        "after_turn": None, "after": 0, "idle_for": "1 microsecond", "keep_messages": 1, "older_than": 0.0,
-        "status": "failed", "query": "SECRET", "extra_role": "authenticated",
-    }  # fmt: skip
+        "turn": {"id": victim.turn_id, "status": "failed", "question": []},
+        "costs": [{**about_turn, "total_cost": 1}],
+        "group_by": ["session"],
+        "types": ["human"],
+        "data": [{"content": "slipped in"}],
+        "tokens": [1],
+        "known_revision": None,
+        "after_position": None,
+        "epoch": None,
+        "since": None,
+        "until": None,
+        "after_turn": None,
+        "after": 0,
+        "idle_for": "1 microsecond",
+        "keep_messages": 1,
+        "older_than": 0.0,
+        "status": "failed",
+        "query": "SECRET",
+        "extra_role": "authenticated",
+    }
     if name in by_name:
         value = by_name[name]
         return [value] if function == "chat_history_feedback_sent" and name == "feedback" else value
     defaults: dict[str, Any] = {
-        "uuid": victim.message_id, "uuid[]": [str(uuid.uuid4())], "text": "x", "text[]": ["x"], "boolean": False,
-        "json": {"id": victim.message_id, "session_id": NAME}, "json[]": [{"content": "x"}],
-        "integer": 1, "bigint": 1, "double precision": 1.0, "numeric": 1,
-    }  # fmt: skip
+        "uuid": victim.message_id,
+        "uuid[]": [str(uuid.uuid4())],
+        "text": "x",
+        "text[]": ["x"],
+        "boolean": False,
+        "json": {"id": victim.message_id, "session_id": NAME},
+        "json[]": [{"content": "x"}],
+        "integer": 1,
+        "bigint": 1,
+        "double precision": 1.0,
+        "numeric": 1,
+    }
     return defaults.get(kind)

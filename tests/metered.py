@@ -26,9 +26,12 @@ class Metered(BaseChatModel):
     def _usage(self, messages: list[BaseMessage]) -> Any:
         shown, said = 10 * len(messages), len(reply(messages).split())
         return {
-            "input_tokens": shown, "output_tokens": said, "total_tokens": shown + said,
-            "input_token_details": {"cache_read": len(messages)}, "output_token_details": {"reasoning": 1},
-        }  # fmt: skip
+            "input_tokens": shown,
+            "output_tokens": said,
+            "total_tokens": shown + said,
+            "input_token_details": {"cache_read": len(messages)},
+            "output_token_details": {"reasoning": 1},
+        }
 
     def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
         message = AIMessage(

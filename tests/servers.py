@@ -121,8 +121,11 @@ class Postgres:
     def run(self, *command: str) -> None:
         subprocess.run(
             [str(self.bin / command[0]), *command[1:]],
-            check=True, capture_output=True, user=server_user(), cwd=self.folder,
-        )  # fmt: skip
+            check=True,
+            capture_output=True,
+            user=server_user(),
+            cwd=self.folder,
+        )
 
     def init(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -132,18 +135,40 @@ class Postgres:
             for parent in self.folder.parents:
                 if str(parent).startswith(tempfile.gettempdir()) and parent != Path(tempfile.gettempdir()):
                     parent.chmod(0o755)
-        self.run("initdb", "-D", str(self.folder / "data"), "-U", "postgres", "-A", "trust", "-E", "utf8",
-                 "--locale=C", "--no-sync")  # fmt: skip
+        self.run(
+            "initdb",
+            "-D",
+            str(self.folder / "data"),
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+            "-E",
+            "utf8",
+            "--locale=C",
+            "--no-sync",
+        )
 
     def start(self, *settings: str) -> None:
         log = self.folder / "log"
         options = ["fsync=off", "unix_socket_directories=", "max_connections=200", *settings]
         with log.open("ab") as out:
             self.process = subprocess.Popen(
-                [str(self.bin / "postgres"), "-D", str(self.folder / "data"), "-p", str(self.port), "-h", "127.0.0.1",
-                 *(word for option in options for word in ("-c", option))],
-                stdout=out, stderr=out, user=server_user(), cwd=self.folder,
-            )  # fmt: skip
+                [
+                    str(self.bin / "postgres"),
+                    "-D",
+                    str(self.folder / "data"),
+                    "-p",
+                    str(self.port),
+                    "-h",
+                    "127.0.0.1",
+                    *(word for option in options for word in ("-c", option)),
+                ],
+                stdout=out,
+                stderr=out,
+                user=server_user(),
+                cwd=self.folder,
+            )
         wait_for_port(self.port, self.process, log)
         end = time.monotonic() + 30
         while True:
@@ -252,8 +277,11 @@ enable_confirmations = false
     with log.open("wb") as out:
         process = subprocess.Popen(
             [node_path, str(LITE_CLI), "start", "--no-admin"],
-            cwd=folder, stdout=out, stderr=out, env={**os.environ, "LITE_TELEMETRY": "0"},
-        )  # fmt: skip
+            cwd=folder,
+            stdout=out,
+            stderr=out,
+            env={**os.environ, "LITE_TELEMETRY": "0"},
+        )
     try:
         wait_for_port(port, process, log)
         server = Lite(f"http://127.0.0.1:{port}", process, folder)

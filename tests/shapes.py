@@ -70,11 +70,13 @@ SHAPES = {
     "messages": Shape(RunnableLambda(reply)),
     "dict of messages": Shape(
         RunnableLambda(lambda given: reply(given["messages"])),
-        {"input_messages_key": "messages"}, lambda text: {"messages": [HumanMessage(text)]},
+        {"input_messages_key": "messages"},
+        lambda text: {"messages": [HumanMessage(text)]},
     ),
     "dict of text": Shape(
         RunnableLambda(lambda given: reply(given["question"])),
-        {"input_messages_key": "question"}, lambda text: {"question": text, "language": "en"},
+        {"input_messages_key": "question"},
+        lambda text: {"question": text, "language": "en"},
     ),
     "history key": Shape(RunnableLambda(lambda given: reply(with_prompt(given))), **IN),
     "message out": Shape(RunnableLambda(lambda given: AIMessage(reply(with_prompt(given)))), **IN),
@@ -83,16 +85,19 @@ SHAPES = {
     ),
     "dict out": Shape(
         RunnableLambda(lambda given: {"output": AIMessage(reply(with_prompt(given)))}),
-        take=lambda out: out["output"].text, **IN,
+        take=lambda out: out["output"].text,
+        **IN,
     ),
     "output key": Shape(
         RunnableLambda(lambda given: {"context": ["a document"], "answer": reply(with_prompt(given))}),
-        {**IN["keys"], "output_messages_key": "answer"}, IN["give"], lambda out: out["answer"],
+        {**IN["keys"], "output_messages_key": "answer"},
+        IN["give"],
+        lambda out: out["answer"],
     ),
     "chat model": Shape(Echo()),
     "prompt | chat model": Shape(PROMPT | Echo(), **IN),
     "prompt | llm": Shape(PROMPT | EchoLLM(), **IN),
-}  # fmt: skip
+}
 
 MODES = ["invoke", "stream", "batch", "ainvoke", "astream", "abatch"]
 

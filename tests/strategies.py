@@ -34,10 +34,20 @@ js_ints = st.integers(-(2**53), 2**53)
 def scalars(js: bool) -> st.SearchStrategy[Any]:
     numbers = [js_floats, js_ints, st.integers(2**64)] if js else [st.floats(), st.integers()]
     return st.one_of(
-        st.none(), st.booleans(), any_text, *numbers, st.sampled_from([float("inf"), float("-inf")]), st.binary(),
-        st.datetimes(timezones=st.none() | st.just(dt.UTC)), st.dates(), st.times(), st.timedeltas(), st.uuids(),
-        st.decimals(allow_nan=False), st.sampled_from(Colour),
-    )  # fmt: skip
+        st.none(),
+        st.booleans(),
+        any_text,
+        *numbers,
+        st.sampled_from([float("inf"), float("-inf")]),
+        st.binary(),
+        st.datetimes(timezones=st.none() | st.just(dt.UTC)),
+        st.dates(),
+        st.times(),
+        st.timedeltas(),
+        st.uuids(),
+        st.decimals(allow_nan=False),
+        st.sampled_from(Colour),
+    )
 
 
 def values(js: bool) -> st.SearchStrategy[Any]:
@@ -78,9 +88,12 @@ def messages(js: bool = False) -> st.SearchStrategy[BaseMessage]:
     # Keys that LangChain's own validators read and change on construction are left to the examples.
     extras = extras.filter(lambda d: not {"tool_calls", "function_call"} & {k for k in d if isinstance(k, str)})
     common: dict[str, Any] = {
-        "content": content, "additional_kwargs": extras, "response_metadata": extras,
-        "id": st.none() | any_text, "name": st.none() | any_text,
-    }  # fmt: skip
+        "content": content,
+        "additional_kwargs": extras,
+        "response_metadata": extras,
+        "id": st.none() | any_text,
+        "name": st.none() | any_text,
+    }
     field = st.text("abcdefgh_", min_size=3, max_size=6).map("extra_".__add__)
     more = st.dictionaries(field, value, max_size=1)
 
@@ -89,10 +102,16 @@ def messages(js: bool = False) -> st.SearchStrategy[BaseMessage]:
 
     counts = st.integers(0, 10**6)
     usage = st.none() | st.builds(
-        lambda i, o, c: {"input_tokens": i, "output_tokens": o, "total_tokens": i + o,
-                         "input_token_details": {"cache_read": c}},
-        counts, counts, counts,
-    )  # fmt: skip
+        lambda i, o, c: {
+            "input_tokens": i,
+            "output_tokens": o,
+            "total_tokens": i + o,
+            "input_token_details": {"cache_read": c},
+        },
+        counts,
+        counts,
+        counts,
+    )
     invalid = st.fixed_dictionaries(
         {
             "name": st.none() | any_text,
@@ -108,13 +127,18 @@ def messages(js: bool = False) -> st.SearchStrategy[BaseMessage]:
         build(ChatMessage, role=any_text),
         build(FunctionMessage, name=any_text),
         build(
-            ToolMessage, tool_call_id=any_text, artifact=value, status=st.sampled_from(["success", "error"]),
+            ToolMessage,
+            tool_call_id=any_text,
+            artifact=value,
+            status=st.sampled_from(["success", "error"]),
         ),
         build(
-            AIMessage, tool_calls=st.integers(0, 2).flatmap(lambda n: _calls([f"c{i}" for i in range(n)], value)),
-            invalid_tool_calls=st.lists(invalid, max_size=1), usage_metadata=usage,
+            AIMessage,
+            tool_calls=st.integers(0, 2).flatmap(lambda n: _calls([f"c{i}" for i in range(n)], value)),
+            invalid_tool_calls=st.lists(invalid, max_size=1),
+            usage_metadata=usage,
         ),
-    )  # fmt: skip
+    )
 
 
 def new_uuid() -> str:

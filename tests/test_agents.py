@@ -65,8 +65,11 @@ def values(bot: Any, given: Any, config: Any) -> Any:
 
 MODES: dict[str, Callable[..., Any]] = {
     "invoke": lambda bot, given, config: bot.invoke(given, config),
-    "ainvoke": ainvoke, "stream": stream, "astream": astream, "values": values,
-}  # fmt: skip
+    "ainvoke": ainvoke,
+    "stream": stream,
+    "astream": astream,
+    "values": values,
+}
 QUESTIONS: dict[str, Callable[[str], Any]] = {
     "message": HumanMessage,
     "dictionary": lambda text: {"role": "user", "content": text},

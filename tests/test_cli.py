@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from langchain_core.messages import HumanMessage
 
 from langchain_supabase_history import HistoryStore, __version__
-from langchain_supabase_history.cli import main
+from langchain_supabase_history.commands.main import main
 from langchain_supabase_history.migrations import migrations
 
 from . import servers

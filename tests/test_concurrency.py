@@ -16,7 +16,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
 from langchain_supabase_history import Conflict, HistoryStore
-from langchain_supabase_history.calls import message_ids
+from langchain_supabase_history.core.arguments import message_ids
 
 from . import servers
 from .conftest import DRIVERS
@@ -29,10 +29,13 @@ def run_writers(way: str, target: str, session: str, writers: int, turns: int) -
     processes = [
         subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "tests.writers", way, target, session, f"w{n}", str(turns)],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for n in range(writers)
-    ]  # fmt: skip
+    ]
     for process in processes:
         out, err = process.communicate(timeout=240)
         assert process.returncode == 0, err[-2000:]

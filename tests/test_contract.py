@@ -9,7 +9,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
 from langchain_supabase_history import Conflict, InvalidMessage, InvalidSession, NotFound, Turn, Window
-from langchain_supabase_history.calls import message_ids
+from langchain_supabase_history.core.arguments import message_ids
 
 from .conftest import Api
 
@@ -202,10 +202,22 @@ def test_a_turn_that_was_cleared_takes_no_more(api: Api, session: str) -> None:
 def test_a_turn_keeps_what_it_was_told(api: Api, session: str) -> None:
     now = datetime.now(UTC)
     turn = Turn(
-        id=uuid.uuid4(), status="completed", trace_id="t", run_id="r", project="p", started_at=now, ended_at=now,
-        model="m", input_tokens=1, output_tokens=2, total_tokens=3, token_details={"cache": {"read": 1}},
-        documents=[{"id": "d", "score": 0.5}], error=None, metadata={"a": [1, {"b": None}]},
-    )  # fmt: skip
+        id=uuid.uuid4(),
+        status="completed",
+        trace_id="t",
+        run_id="r",
+        project="p",
+        started_at=now,
+        ended_at=now,
+        model="m",
+        input_tokens=1,
+        output_tokens=2,
+        total_tokens=3,
+        token_details={"cache": {"read": 1}},
+        documents=[{"id": "d", "score": 0.5}],
+        error=None,
+        metadata={"a": [1, {"b": None}]},
+    )
     stored = api.append(session, QA, turn=turn)
     assert {m.turn_id for m in stored} == {turn.id}
     (found,) = api.turns(session)

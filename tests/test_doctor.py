@@ -23,8 +23,8 @@ import pytest
 from supabase import ClientOptions, acreate_client, create_client
 
 from langchain_supabase_history import HistoryStore, migrate
-from langchain_supabase_history.doctor import Finding, diagnose, show
-from langchain_supabase_history.doctor_network import reach
+from langchain_supabase_history.doctor.diagnose import Finding, diagnose, show
+from langchain_supabase_history.doctor.network import reach
 from langchain_supabase_history.migrations import migrations
 
 from . import servers
@@ -69,8 +69,18 @@ def mend(conninfo: str, finding: Finding) -> None:
     """Do what the finding says, to the letter."""
     if finding.mend.startswith("langchain-supabase-history migrate"):
         words = finding.mend.split("  ")[0].split()[1:]
-        subprocess.run([sys.executable, "-c", "from langchain_supabase_history.cli import main; main()", *words,
-                        "--db-url", conninfo], check=True, capture_output=True)  # fmt: skip
+        subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "from langchain_supabase_history.commands.main import main; main()",
+                *words,
+                "--db-url",
+                conninfo,
+            ],
+            check=True,
+            capture_output=True,
+        )
     else:
         execute(conninfo, finding.mend)
 
@@ -109,8 +119,18 @@ def web_server(status: int, body: bytes, headers: dict[str, str] | None = None) 
 
 def test_a_sound_database_is_sound(database: str) -> None:
     found = examine(db_url=database)
-    assert sound(found) == {"environment", "network", "connection", "schema", "role", "grants", "row level security",
-                            "round trip", "latency", "langsmith"}  # fmt: skip
+    assert sound(found) == {
+        "environment",
+        "network",
+        "connection",
+        "schema",
+        "role",
+        "grants",
+        "row level security",
+        "round trip",
+        "latency",
+        "langsmith",
+    }
     says = " ".join(finding.says for finding in found)
     assert "reached directly" in says
     assert f"at version {LATEST}" in says
@@ -145,8 +165,18 @@ def test_a_sound_schema_on_postgresql_15_in_another_schema(pg15: servers.Postgre
 
 def test_a_sound_data_api(data_api: servers.Lite) -> None:
     found = examine(url=data_api.url, key=servers.SECRET_KEY)
-    assert sound(found) == {"environment", "key", "connection", "schema", "role", "grants", "row level security",
-                            "round trip", "latency", "langsmith"}  # fmt: skip
+    assert sound(found) == {
+        "environment",
+        "key",
+        "connection",
+        "schema",
+        "role",
+        "grants",
+        "row level security",
+        "round trip",
+        "latency",
+        "langsmith",
+    }
     says = " ".join(finding.says for finding in found)
     assert "A secret key" in says
     assert "as service_role, past row level security" in says
@@ -163,8 +193,10 @@ def test_a_sound_data_api_for_a_signed_in_user(data_api: servers.Lite, users: li
 
 def test_a_sound_client_of_the_applications_own(data_api: servers.Lite, users: list[tuple[str, str]]) -> None:
     headers = {"Authorization": f"Bearer {users[0][1]}"}
-    for client in (create_client(data_api.url, servers.SECRET_KEY),
-                   create_client(data_api.url, servers.PUBLISHABLE_KEY, ClientOptions(headers=headers))):  # fmt: skip
+    for client in (
+        create_client(data_api.url, servers.SECRET_KEY),
+        create_client(data_api.url, servers.PUBLISHABLE_KEY, ClientOptions(headers=headers)),
+    ):
         sound(examine(HistoryStore.from_client(client)))
         client.postgrest.session.close()
 
@@ -208,7 +240,7 @@ def test_an_async_client_alone_cannot_be_examined(data_api: servers.Lite) -> Non
         ({"SUPABASE_URL": "x.supabase.co", "SUPABASE_KEY": "k"}, "no web address", "https://<project>"),
         ({"SUPABASE_URL": "https://x.supabase.co", "SUPABASE_KEY": "two words"}, "SUPABASE_KEY cannot be", "secret"),
     ],
-)  # fmt: skip
+)
 def test_configuration(environ: dict[str, str], says: str, mends: str) -> None:
     finding = only(examine(environ=environ))
     assert finding.name in ("environment", "address")
@@ -226,8 +258,10 @@ def test_an_option_goes_before_the_environment(database: str) -> None:
 
 
 def test_unknown_host_names(data_api: servers.Lite) -> None:
-    for found in (examine(db_url=f"postgresql://u:{PASSWORD}@db.nowhere.invalid/x"),
-                  examine(url="https://nowhere.invalid", key=servers.SECRET_KEY)):  # fmt: skip
+    for found in (
+        examine(db_url=f"postgresql://u:{PASSWORD}@db.nowhere.invalid/x"),
+        examine(url="https://nowhere.invalid", key=servers.SECRET_KEY),
+    ):
         finding = only(found)
         assert finding.name == "network"
         assert "nowhere.invalid is not known" in finding.says
@@ -236,8 +270,10 @@ def test_unknown_host_names(data_api: servers.Lite) -> None:
 
 def test_nothing_listens() -> None:
     port = servers.free_port()
-    for found in (examine(db_url=f"postgresql://u:{PASSWORD}@127.0.0.1:{port}/x"),
-                  examine(url=f"http://127.0.0.1:{port}", key=servers.SECRET_KEY)):  # fmt: skip
+    for found in (
+        examine(db_url=f"postgresql://u:{PASSWORD}@127.0.0.1:{port}/x"),
+        examine(url=f"http://127.0.0.1:{port}", key=servers.SECRET_KEY),
+    ):
         finding = only(found)
         assert finding.name == "network"
         assert finding.says == f"Nothing listens at 127.0.0.1:{port}."
@@ -497,38 +533,82 @@ OWNED = "user_id = (select chat_history_user())"
 @pytest.mark.parametrize(
     ("harm", "name", "says"),
     [
-        ("grant truncate on chat_history_messages to authenticated", "grants",
-         "authenticated may truncate on chat_history_messages. Truncate is not held back"),
+        (
+            "grant truncate on chat_history_messages to authenticated",
+            "grants",
+            "authenticated may truncate on chat_history_messages. Truncate is not held back",
+        ),
         ("grant select on chat_history_turns to anon", "grants", "anon may select on chat_history_turns."),
-        ("grant insert on chat_history_turns to public", "grants",
-         "PUBLIC (everybody) may insert on chat_history_turns."),
-        ("grant execute on function chat_history_get_session to anon", "grants",
-         "anon may execute chat_history_get_session."),
-        ("grant execute on function chat_history_load to public", "grants",
-         "PUBLIC (everybody) may execute chat_history_load."),
-        ("grant execute on function chat_history_grant to authenticated", "grants",
-         "authenticated may execute chat_history_grant."),
-        ("grant select on chat_history_migrations to authenticated", "grants",
-         "authenticated may select on chat_history_migrations."),
-        ("revoke delete on chat_history_turns from authenticated", "grants",
-         "authenticated may not delete on chat_history_turns."),
-        ("revoke execute on function chat_history_append from authenticated", "grants",
-         "authenticated may not execute chat_history_append."),
-        ("alter table chat_history_messages disable row level security", "row level security",
-         "Off for chat_history_messages: whoever may read it reads everybody's rows."),
-        ("alter table chat_history_migrations disable row level security", "row level security",
-         "Off for chat_history_migrations"),
+        (
+            "grant insert on chat_history_turns to public",
+            "grants",
+            "PUBLIC (everybody) may insert on chat_history_turns.",
+        ),
+        (
+            "grant execute on function chat_history_get_session to anon",
+            "grants",
+            "anon may execute chat_history_get_session.",
+        ),
+        (
+            "grant execute on function chat_history_load to public",
+            "grants",
+            "PUBLIC (everybody) may execute chat_history_load.",
+        ),
+        (
+            "grant execute on function chat_history_grant to authenticated",
+            "grants",
+            "authenticated may execute chat_history_grant.",
+        ),
+        (
+            "grant select on chat_history_migrations to authenticated",
+            "grants",
+            "authenticated may select on chat_history_migrations.",
+        ),
+        (
+            "revoke delete on chat_history_turns from authenticated",
+            "grants",
+            "authenticated may not delete on chat_history_turns.",
+        ),
+        (
+            "revoke execute on function chat_history_append from authenticated",
+            "grants",
+            "authenticated may not execute chat_history_append.",
+        ),
+        (
+            "alter table chat_history_messages disable row level security",
+            "row level security",
+            "Off for chat_history_messages: whoever may read it reads everybody's rows.",
+        ),
+        (
+            "alter table chat_history_migrations disable row level security",
+            "row level security",
+            "Off for chat_history_migrations",
+        ),
         ("drop policy owner on chat_history_turns", "row level security", "The policy of chat_history_turns is gone"),
-        (f"drop policy owner on chat_history_turns; create policy owner on chat_history_turns using (true) "
-         f"with check ({OWNED})", "row level security", "The policy of chat_history_turns was changed."),
-        (f"drop policy owner on chat_history_turns; create policy owner on chat_history_turns to authenticated "
-         f"using ({OWNED}) with check ({OWNED})", "row level security", "The policy of chat_history_turns was"),
-        ("create policy \"all of it\" on chat_history_sessions for select using (true)", "row level security",
-         "A further policy 'all of it' on chat_history_sessions lets more through"),
-        ("alter view chat_history_daily_usage set (security_invoker = false)", "row level security",
-         "View chat_history_daily_usage reads past row level security."),
+        (
+            f"drop policy owner on chat_history_turns; create policy owner on chat_history_turns using (true) "
+            f"with check ({OWNED})",
+            "row level security",
+            "The policy of chat_history_turns was changed.",
+        ),
+        (
+            f"drop policy owner on chat_history_turns; create policy owner on chat_history_turns to authenticated "
+            f"using ({OWNED}) with check ({OWNED})",
+            "row level security",
+            "The policy of chat_history_turns was",
+        ),
+        (
+            'create policy "all of it" on chat_history_sessions for select using (true)',
+            "row level security",
+            "A further policy 'all of it' on chat_history_sessions lets more through",
+        ),
+        (
+            "alter view chat_history_daily_usage set (security_invoker = false)",
+            "row level security",
+            "View chat_history_daily_usage reads past row level security.",
+        ),
     ],
-)  # fmt: skip
+)
 def test_guards_that_were_taken_away(patient: tuple[str, servers.Lite], harm: str, name: str, says: str) -> None:
     database, api = patient
     execute(database, harm)
@@ -548,8 +628,10 @@ def test_guards_that_only_hinder(patient: tuple[str, servers.Lite]) -> None:
     found = examine(db_url=database)
     assert not complaints(found)
     says = [finding.says for finding in complaints(found, "warning")]
-    assert says == ["service_role may truncate on chat_history_turns: more than is needed.",
-                    "A further policy 'hidden' on chat_history_turns hides rows from their users."]  # fmt: skip
+    assert says == [
+        "service_role may truncate on chat_history_turns: more than is needed.",
+        "A further policy 'hidden' on chat_history_turns hides rows from their users.",
+    ]
     for finding in complaints(found, "warning"):
         mend(database, finding)
     sound(examine(db_url=database))
@@ -571,8 +653,11 @@ def test_a_service_role_without_grants(patient: tuple[str, servers.Lite]) -> Non
 
 def test_a_round_trip_that_comes_back_changed(patient: tuple[str, servers.Lite]) -> None:
     database, _ = patient
-    execute(database, """create function meddle() returns trigger language plpgsql as $$
-        begin new.data := '{"content": "other"}'; return new; end $$""")  # fmt: skip
+    execute(
+        database,
+        """create function meddle() returns trigger language plpgsql as $$
+        begin new.data := '{"content": "other"}'; return new; end $$""",
+    )
     execute(
         database, "create trigger meddle before insert on chat_history_messages for each row execute function meddle()"
     )
@@ -622,9 +707,10 @@ def test_a_login_that_neither_owns_nor_has_a_user(empty_database: str, schema: s
         ({"LANGSMITH_API_KEY": PASSWORD}, "warning", "LANGSMITH_TRACING is not", "LANGSMITH_TRACING=true"),
         ({"LANGCHAIN_TRACING_V2": "true", "LANGCHAIN_API_KEY": PASSWORD}, "warning", "LANGCHAIN_TRACING_V2", "Rename"),
     ],
-)  # fmt: skip
-def test_langsmith(environ: dict[str, str], status: str, says: str, mends: str,
-                   monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # fmt: skip
+)
+def test_langsmith(
+    environ: dict[str, str], status: str, says: str, mends: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     found = [finding for finding in examine(environ=environ) if finding.name == "langsmith"]
     assert found[-1].status == status
@@ -655,9 +741,12 @@ def command(*args: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("SUPABASE_", "LANG", "PG"))}
     return subprocess.run(
-        [sys.executable, "-c", "from langchain_supabase_history.cli import main; main()", "doctor", *args],
-        capture_output=True, text=True, env={**clean, **environ}, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", "from langchain_supabase_history.commands.main import main; main()", "doctor", *args],
+        capture_output=True,
+        text=True,
+        env={**clean, **environ},
+        check=False,
+    )
 
 
 def test_the_command_on_a_sound_and_a_broken_database(database: str) -> None:

@@ -317,7 +317,7 @@ def test_an_unreachable_database_is_unavailable_within_the_deadline(kind: str, i
 
 def test_tls_is_required_for_hosts_that_are_not_local(monkeypatch: pytest.MonkeyPatch) -> None:
     def sslmode(conninfo: str) -> str | None:
-        driver = HistoryStore.from_postgres(conninfo)._driver
+        driver = HistoryStore.from_postgres(conninfo).driver
         return conninfo_to_dict(driver.conninfo).get("sslmode")  # type: ignore[attr-defined,return-value]
 
     monkeypatch.delenv("PGSSLMODE", raising=False)
@@ -363,9 +363,15 @@ def test_from_env_takes_what_there_is(
 
 
 BAD_OPTIONS: list[dict[str, object]] = [
-    {"deadline": 0}, {"deadline": "x"}, {"pool_size": 0}, {"pool_size": True}, {"on_error": 3},
-    {"max_message_bytes": 0}, {"count_tokens": "x"}, {"schema": "a b"},
-]  # fmt: skip
+    {"deadline": 0},
+    {"deadline": "x"},
+    {"pool_size": 0},
+    {"pool_size": True},
+    {"on_error": 3},
+    {"max_message_bytes": 0},
+    {"count_tokens": "x"},
+    {"schema": "a b"},
+]
 
 
 @pytest.mark.parametrize("options", BAD_OPTIONS)
@@ -472,10 +478,14 @@ def test_over_psycopg_the_store_checks_tokens(shared_database: str, session: str
     with HistoryStore.from_postgres(shared_database, jwt_secret=servers.JWT_SECRET) as store:
         assert store.as_user(token(role="service_role")).load(session) == []  # the role is always `authenticated`
         for bad in (
-            token(exp=1), token("another secret that is long enough"), token(aud="other"), token(sub=""),
-            token()[:-2] + "xx", jwt.encode({"sub": "ada", "aud": "authenticated", "exp": 2**40}, "", algorithm="none"),
+            token(exp=1),
+            token("another secret that is long enough"),
+            token(aud="other"),
+            token(sub=""),
+            token()[:-2] + "xx",
+            jwt.encode({"sub": "ada", "aud": "authenticated", "exp": 2**40}, "", algorithm="none"),
             jwt.encode({"sub": "ada", "aud": "authenticated"}, servers.JWT_SECRET),
-        ):  # fmt: skip
+        ):
             with pytest.raises((Forbidden, NotConfigured)) as caught:
                 store.as_user(bad).load(session)
             assert bad not in str(caught.value)

@@ -234,8 +234,12 @@ def test_a_refused_login(pg: servers.Postgres) -> None:
         with HistoryStore.from_postgres(f"postgresql://postgres:{PASSWORD}@127.0.0.1:{server.port}/x") as store:
             started = time.monotonic()
             for load in loads(store):
-                with expect(Forbidden, 'password authentication failed for user "postgres"', "postgres.<project>",
-                            cause=psycopg.OperationalError):  # fmt: skip
+                with expect(
+                    Forbidden,
+                    'password authentication failed for user "postgres"',
+                    "postgres.<project>",
+                    cause=psycopg.OperationalError,
+                ):
                     load()
             assert time.monotonic() - started < 4  # never retried
         with expect(Forbidden, "password authentication failed", cause=psycopg.OperationalError):
@@ -289,12 +293,12 @@ def test_tls_that_is_not_offered(database: str) -> None:
 def test_a_closed_store(shared_database: str, data_api: servers.Lite) -> None:
     with HistoryStore.from_postgres(shared_database) as store:
         store.load("s")
-        store._driver._pool.close()  # type: ignore[attr-defined]  # as another thread's close would
+        store.driver._pool.close()  # type: ignore[attr-defined]  # as another thread's close would
         with expect(StoreClosed, "closed while this operation ran", "opens again", cause=psycopg.OperationalError):
             store.load("s")
     with HistoryStore.from_supabase(data_api.url, servers.SECRET_KEY) as over_http:
         over_http.load("s")
-        over_http._driver._client.session.close()  # type: ignore[attr-defined]
+        over_http.driver._client.session.close()  # type: ignore[attr-defined]
         with expect(StoreClosed, "closed while this operation ran", cause=RuntimeError):
             over_http.load("s")
 

@@ -39,10 +39,13 @@ def test_postgresql_killed_ten_times_under_eight_writers(session: str) -> None:
         writers = [
             subprocess.Popen(
                 [sys.executable, "-W", "ignore", "-m", "tests.writers", "psycopg", conninfo, session, f"w{n}", "10000"],
-                cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
             )
             for n in range(8)
-        ]  # fmt: skip
+        ]
         time.sleep(3)
         for _ in range(10):
             assert server.process is not None

@@ -25,13 +25,21 @@ from langchain_supabase_history import (
     Unavailable,
     Usage,
 )
-from langchain_supabase_history.cli import main
-from langchain_supabase_history.insights import set_costs
-from langchain_supabase_history.langsmith import LangSmith
+from langchain_supabase_history.commands.main import main
+from langchain_supabase_history.langsmith.client import LangSmith
+from langchain_supabase_history.operations.usage import set_costs
 
 from . import servers
 from .conftest import Api
-from .langsmith_server import LangSmithServer, environment, flush, langsmith_server, smith_fixture, tracing  # noqa: F401
+from .langsmith_server import (  # noqa: F401
+    LangSmithServer,
+    environment,
+    flush,
+    langsmith_server,
+    smith_fixture,
+    tracing,
+    with_langsmith,
+)
 from .metered import KEYS, PARSED
 from .shapes import config_of
 
@@ -43,7 +51,7 @@ DAY = datetime(2026, 3, 1, 12, tzinfo=UTC)
 def store(store: HistoryStore) -> Iterator[HistoryStore]:
     """A store over each transport that has not spoken to a LangSmith of another test."""
     smith = LangSmith()
-    yield store._view(_langsmith=smith)
+    yield with_langsmith(store, smith)
     smith.close()
 
 
@@ -123,11 +131,20 @@ def test_feedback_comes_in_pages_and_goes_with_its_turns(api: Api, session: str)
 @pytest.mark.parametrize(
     "bad",
     [
-        {"key": ""}, {"key": "x" * 201}, {"key": 3}, {"key": "nul\x00"}, {"score": "high"}, {"score": float("nan")},
-        {"value": ["list"]}, {"value": object()}, {"value": {"a": object()}}, {"comment": "x" * 10_001},
-        {"comment": "\ud800"}, {"comment": 1},
+        {"key": ""},
+        {"key": "x" * 201},
+        {"key": 3},
+        {"key": "nul\x00"},
+        {"score": "high"},
+        {"score": float("nan")},
+        {"value": ["list"]},
+        {"value": object()},
+        {"value": {"a": object()}},
+        {"comment": "x" * 10_001},
+        {"comment": "\ud800"},
+        {"comment": 1},
     ],
-)  # fmt: skip
+)
 def test_bad_feedback_is_refused(api: Api, session: str, bad: dict[str, Any]) -> None:
     turn = a_turn(api, session)
     with pytest.raises(InvalidInput):
@@ -144,9 +161,7 @@ def test_feedback_is_on_what_the_session_has(api: Api, session: str) -> None:
         with pytest.raises(NotFound, match="no such turn"):
             api.add_feedback(other, Turn(uuid.uuid4()), "helpful", score=1)
     with pytest.raises(NotFound, match="no such message"):
-        api.add_feedback(
-            session, StoredMessage(uuid.uuid4(), 1, DAY, turn.id, message.message), "helpful", score=1
-        )  # fmt: skip
+        api.add_feedback(session, StoredMessage(uuid.uuid4(), 1, DAY, turn.id, message.message), "helpful", score=1)
     with pytest.raises(NotFound):
         api.session(f"{session}-other")  # asking did not make it
 
@@ -200,14 +215,18 @@ def test_langsmith_is_told_under_the_project_with_the_roots_start(
 @pytest.mark.parametrize("behave", ["429", "500", "garbage", 30.0])
 @pytest.mark.parametrize("project_known", [False, True], ids=["project unknown", "project known"])
 def test_feedback_arrives_when_langsmith_is_back(
-    store: HistoryStore, session: str, smith: LangSmithServer, monkeypatch: pytest.MonkeyPatch, behave: str | float,
+    store: HistoryStore,
+    session: str,
+    smith: LangSmithServer,
+    monkeypatch: pytest.MonkeyPatch,
+    behave: str | float,
     project_known: bool,
-) -> None:  # fmt: skip
-    monkeypatch.setattr("langchain_supabase_history.langsmith._READ_MS", 300)
+) -> None:
+    monkeypatch.setattr("langchain_supabase_history.langsmith.client._READ_MS", 300)
     turn = traced_turn(store, session, smith)
     other = traced_turn(store, f"{session}-other", smith)
     if project_known:
-        store._langsmith.project_id("tests")
+        store.langsmith.project_id("tests")
     smith.behave = behave
     began = time.monotonic()
     away = store.add_feedback(session, turn, "helpful", score=1)
@@ -316,8 +335,10 @@ def test_usage_sums_what_is_known(own: HistoryStore) -> None:
         Usage(1, 0, 0, 20, 2, 22, None, model="m2", day=date(2026, 3, 2)),
     ]
     assert [(u.user_id, u.session_id, u.turns) for u in own.usage(group_by="session")] == [
-        ("ada", "s1", 2), ("ada", "s2", 1), ("bob", "s1", 1),
-    ]  # fmt: skip
+        ("ada", "s1", 2),
+        ("ada", "s2", 1),
+        ("bob", "s1", 1),
+    ]
     own.for_user("ada").clear("s1")
     assert own.usage()[0].turns == 4  # spent is spent
     own.for_user("ada").delete_session("s1")
@@ -355,10 +376,10 @@ def test_users_see_their_own_usage_and_views(
             assert store.as_user(bob_token).usage(session_id=session)[0].turns == 0
             with pytest.raises(Forbidden):
                 store.as_user(bob_token).usage(user_id=ada)
+            cost = {"session_id": session, "user_id": ada, "turn_id": str(uuid.uuid4()), "total_cost": 1}
+            as_bob = store.as_user(bob_token)
             with pytest.raises(Forbidden):
-                store.as_user(bob_token)._do(
-                    set_costs([{"session_id": session, "user_id": ada, "turn_id": str(uuid.uuid4()), "total_cost": 1}])
-                )
+                as_bob.run(set_costs(as_bob.scope, [cost]))
         with pytest.raises(Forbidden):
             public.usage()
     for view in ("chat_history_daily_usage", "chat_history_session_usage", "chat_history_feedback_summary"):

@@ -31,8 +31,8 @@ from langchain_supabase_history import (
     Turn,
     Window,
 )
-from langchain_supabase_history.identity import Identity
-from langchain_supabase_history.messages import MAX_MESSAGE_BYTES
+from langchain_supabase_history.core.identity import Identity
+from langchain_supabase_history.core.messages import MAX_MESSAGE_BYTES
 
 from . import servers
 
@@ -89,28 +89,97 @@ NO_STR = [
     uuid.UUID(int=7),
     RECURSIVE,
 ]
-NO_INT = ["", "1", "1; drop table x", 1.5, math.nan, math.inf, True, False, b"1", [1], {}, object(), Hostile(), -1,
-          -(2**63), 2**63, 2**100]  # fmt: skip
+NO_INT = [
+    "",
+    "1",
+    "1; drop table x",
+    1.5,
+    math.nan,
+    math.inf,
+    True,
+    False,
+    b"1",
+    [1],
+    {},
+    object(),
+    Hostile(),
+    -1,
+    -(2**63),
+    2**63,
+    2**100,
+]
 BAD_TURNS = [
-    Turn(id="no uuid"), Turn(id=None), Turn(uuid.uuid4(), status="done"), Turn(uuid.uuid4(), status=None),
-    Turn(uuid.uuid4(), status=[]), Turn(uuid.uuid4(), model=7), Turn(uuid.uuid4(), project=b"x"),
-    Turn(uuid.uuid4(), error=object()), Turn(uuid.uuid4(), started_at="yesterday"),
-    Turn(uuid.uuid4(), ended_at=datetime(2026, 1, 1)), Turn(uuid.uuid4(), input_tokens=-1),
-    Turn(uuid.uuid4(), total_tokens=1.5), Turn(uuid.uuid4(), output_tokens=2**63), Turn(uuid.uuid4(), total_cost="1"),
-    Turn(uuid.uuid4(), total_cost=math.nan), Turn(uuid.uuid4(), total_cost=-1.0),
-    Turn(uuid.uuid4(), metadata={"a": object()}), Turn(uuid.uuid4(), metadata=RECURSIVE),
-    Turn(uuid.uuid4(), documents=[Hostile()]), Turn(uuid.uuid4(), token_details={"a": [DEEP]}),
-]  # fmt: skip
+    Turn(id="no uuid"),
+    Turn(id=None),
+    Turn(uuid.uuid4(), status="done"),
+    Turn(uuid.uuid4(), status=None),
+    Turn(uuid.uuid4(), status=[]),
+    Turn(uuid.uuid4(), model=7),
+    Turn(uuid.uuid4(), project=b"x"),
+    Turn(uuid.uuid4(), error=object()),
+    Turn(uuid.uuid4(), started_at="yesterday"),
+    Turn(uuid.uuid4(), ended_at=datetime(2026, 1, 1)),
+    Turn(uuid.uuid4(), input_tokens=-1),
+    Turn(uuid.uuid4(), total_tokens=1.5),
+    Turn(uuid.uuid4(), output_tokens=2**63),
+    Turn(uuid.uuid4(), total_cost="1"),
+    Turn(uuid.uuid4(), total_cost=math.nan),
+    Turn(uuid.uuid4(), total_cost=-1.0),
+    Turn(uuid.uuid4(), metadata={"a": object()}),
+    Turn(uuid.uuid4(), metadata=RECURSIVE),
+    Turn(uuid.uuid4(), documents=[Hostile()]),
+    Turn(uuid.uuid4(), token_details={"a": [DEEP]}),
+]
 BAD_MESSAGES = [
-    "text", b"bytes", 7, object(), Hostile(), None, {"type": "human"}, HumanMessage, [7], [None], ["text"], [Hostile()],
-    [HumanMessage("ok"), object()], HumanMessage("alone"), iter([HumanMessage("x")]), {HumanMessage: 1},
-    [HumanMessage("x", additional_kwargs={"a": {"b": [object()]}})], [HumanMessage("x", additional_kwargs=RECURSIVE)],
-    [HumanMessage("x", response_metadata={"a": Hostile()})], [AIMessage("x", additional_kwargs={"deep": DEEP})],
-    [HumanMessage("x", additional_kwargs={"f": lambda: 1})], [HumanMessage("x" * 2**24)],
+    "text",
+    b"bytes",
+    7,
+    object(),
+    Hostile(),
+    None,
+    {"type": "human"},
+    HumanMessage,
+    [7],
+    [None],
+    ["text"],
+    [Hostile()],
+    [HumanMessage("ok"), object()],
+    HumanMessage("alone"),
+    iter([HumanMessage("x")]),
+    {HumanMessage: 1},
+    [HumanMessage("x", additional_kwargs={"a": {"b": [object()]}})],
+    [HumanMessage("x", additional_kwargs=RECURSIVE)],
+    [HumanMessage("x", response_metadata={"a": Hostile()})],
+    [AIMessage("x", additional_kwargs={"deep": DEEP})],
+    [HumanMessage("x", additional_kwargs={"f": lambda: 1})],
+    [HumanMessage("x" * 2**24)],
     [HumanMessage("x", id="i", name="n", extra=object())],
-]  # fmt: skip
-JUNK = [None, "", "x", "\x00", "\ud800", 0, -1, 7, 2**100, 1.5, math.nan, True, b"x", [], [object()], {},
-        {"a": object()}, object(), Hostile(), RECURSIVE, DEEP, print, type]  # fmt: skip
+]
+JUNK = [
+    None,
+    "",
+    "x",
+    "\x00",
+    "\ud800",
+    0,
+    -1,
+    7,
+    2**100,
+    1.5,
+    math.nan,
+    True,
+    b"x",
+    [],
+    [object()],
+    {},
+    {"a": object()},
+    object(),
+    Hostile(),
+    RECURSIVE,
+    DEEP,
+    print,
+    type,
+]
 
 BAD_BY_NAME: dict[str, list[Any]] = {
     "access_token": ["", "x", "a.b", "a.b.c.d", "ü.b.c", "a .b.c", "\x00.b.c", 7, b"a.b.c", [], object(), Hostile()],
@@ -118,25 +187,68 @@ BAD_BY_NAME: dict[str, list[Any]] = {
     "cursor": ["", "x", "-1", "1.5", "1; drop table x", "9" * 40, "١", 1, 1.5, b"1", [], object(), Hostile(), True],
     "group_by": ["hour", ["hour"], [7], [None], ["session", "x\x00"], 7, object(), Hostile(), [["session"]], {"x": 1}],
     "ids": [["no uuid"], [7], "text", 7, [uuid.uuid4()] * 9, object(), Hostile(), [None], {"a": 1}],
-    "conninfo": ["", "x", "postgresql://u:p@[", "host=x port=y", "a=b", "\x00", "\ud800", 7, None, b"host=x", Hostile(),
-                 "postgresql://h:99999999999/x", "host='", "x" * 2**20],
+    "conninfo": [
+        "",
+        "x",
+        "postgresql://u:p@[",
+        "host=x port=y",
+        "a=b",
+        "\x00",
+        "\ud800",
+        7,
+        None,
+        b"host=x",
+        Hostile(),
+        "postgresql://h:99999999999/x",
+        "host='",
+        "x" * 2**20,
+    ],
     "url": ["", "x", "ftp://x", "supabase.co", "\x00", 7, None, b"https://x", Hostile(), "\ud800"],
     "key": ["", " ", "a b", "ü", "a\n", *NO_STR, "x" * 2**20, "\x00"],
     "jwt_secret": ["", "short", 7, b"x" * 32, [], object(), Hostile()],
-    "jwks_url": ["", "x", "ftp://x", 7, b"https://x", [], object(), Hostile(), "https://", "\x00", "file:///etc/passwd"],
-    "schema": ["", 'a"b', "x; drop schema public", "a.b", "é", "x" * 64, "1a", None, 7, b"public", [], Hostile(),
-               "\x00"],
+    "jwks_url": [
+        "",
+        "x",
+        "ftp://x",
+        7,
+        b"https://x",
+        [],
+        object(),
+        Hostile(),
+        "https://",
+        "\x00",
+        "file:///etc/passwd",
+    ],
+    "schema": [
+        "",
+        'a"b',
+        "x; drop schema public",
+        "a.b",
+        "é",
+        "x" * 64,
+        "1a",
+        None,
+        7,
+        b"public",
+        [],
+        Hostile(),
+        "\x00",
+    ],
     "path": ["\x00", 7, b"x", object(), Hostile(), "/dev/null/x", [], 1.5],
     "client": ["x", 7, object(), [], {}, Hostile(), type],
-    "epoch": NO_INT, "limit": [0, 1001, *NO_INT], "batch": [0, 10_001, *NO_INT], "keep_messages": [0, *NO_INT],
-    "pool_size": [0, *NO_INT], "max_message_bytes": [0, *NO_INT],
+    "epoch": NO_INT,
+    "limit": [0, 1001, *NO_INT],
+    "batch": [0, 10_001, *NO_INT],
+    "keep_messages": [0, *NO_INT],
+    "pool_size": [0, *NO_INT],
+    "max_message_bytes": [0, *NO_INT],
     "deadline": [0, -1, math.nan, math.inf, "10", True, 2**40, [], object(), Hostile()],
     "older_than": [-1.0, math.nan, math.inf, "1", [], object(), Hostile(), None],
     "runnable": [None, 7, "x", b"x", [], object(), math.nan],
     "value": [object(), RECURSIVE, {"a": object()}, [1], b"x", {"a": DEEP}, Hostile(), {1}],
     "comment": ["", "x" * 10_001, "\x00", "\ud800", 7, b"x", [], object(), Hostile()],
     "score": ["1", math.nan, math.inf, -math.inf, [], object(), Hostile(), b"1"],
-}  # fmt: skip
+}
 BAD_BY_NAME |= {"async_client": BAD_BY_NAME["client"], "on_error": [7, "x", [], {}], "count_tokens": [7, "x", [], {}]}
 BAD_BY_TYPE: dict[str, list[Any]] = {
     "str": [*NOT_TEXT, *TOO_LONG, *NO_STR],
@@ -293,8 +405,11 @@ def test_the_history_is_made_and_set_with_good_input_only(postgres_store: Histor
 
 
 def test_a_wrong_call_is_pythons_to_refuse(postgres_store: HistoryStore) -> None:
-    for call in (lambda: postgres_store.load(), lambda: postgres_store.load("s", nope=1),  # type: ignore[call-arg]
-                 lambda: HistoryStore.from_env(nope=1)):  # fmt: skip
+    for call in (
+        lambda: postgres_store.load(),
+        lambda: postgres_store.load("s", nope=1),  # type: ignore[call-arg]
+        lambda: HistoryStore.from_env(nope=1),
+    ):
         with pytest.raises((TypeError, HistoryError)):
             call()
 
@@ -335,11 +450,31 @@ def test_claims_that_are_no_json_are_refused_or_only_text(postgres_store: Histor
 # --- input that looks bad and is good
 
 ODD = [
-    "a'; drop table chat_history_messages; --", "$body$ $migration$", '"; select 1; --', "%s %(a)s {0} {name}", "\\",
-    "\\x00", "../../etc/passwd", "a b\tc\nd\r\ne", "ünïcödé 😀 👩\u200d👧 漢字 \u202e\u200b\ufeff", "a\u0301 á", "null",
-    "None", "{}", "[]", '""', "<script>alert(1)</script>", "?select=*&x=eq.1", "x" * 1000, "😀" * 1000, " ", "'", "#",
-    "%00", "a,b.c:d(e)",
-]  # fmt: skip
+    "a'; drop table chat_history_messages; --",
+    "$body$ $migration$",
+    '"; select 1; --',
+    "%s %(a)s {0} {name}",
+    "\\",
+    "\\x00",
+    "../../etc/passwd",
+    "a b\tc\nd\r\ne",
+    "ünïcödé 😀 👩\u200d👧 漢字 \u202e\u200b\ufeff",
+    "a\u0301 á",
+    "null",
+    "None",
+    "{}",
+    "[]",
+    '""',
+    "<script>alert(1)</script>",
+    "?select=*&x=eq.1",
+    "x" * 1000,
+    "😀" * 1000,
+    " ",
+    "'",
+    "#",
+    "%00",
+    "a,b.c:d(e)",
+]
 
 
 @pytest.mark.parametrize("odd", ODD, ids=range(len(ODD)))
@@ -365,8 +500,11 @@ def test_odd_text_is_only_text(store: HistoryStore, session: str, odd: str) -> N
 def test_a_megabyte_of_everything(store: HistoryStore, session: str) -> None:
     big = "line\n" * (2**20 // 5)
     turn = Turn(uuid.uuid4(), error=big, metadata={"big": big}, documents=[{"page": big}])
-    store.append(session, [HumanMessage(big, additional_kwargs={"k": big}), AIMessage([{"type": "text", "text": big}])],
-                 turn=turn)  # fmt: skip
+    store.append(
+        session,
+        [HumanMessage(big, additional_kwargs={"k": big}), AIMessage([{"type": "text", "text": big}])],
+        turn=turn,
+    )
     assert store.load(session)[0] == HumanMessage(big, additional_kwargs={"k": big})
     (found,) = store.turns(session)
     assert (found.error, found.metadata, found.documents) == (big, {"big": big}, [{"page": big}])
@@ -469,9 +607,16 @@ def test_no_secret_is_told(
             said += told(error)
             continue
         with store:
-            said += [repr(store), str(store), repr(vars(store)), repr(store.for_user("u")), repr(store._driver),
-                     repr(store.as_user(TOKEN)), repr(store.get_session_history(session)),
-                     repr(vars(store.as_user(TOKEN)))]  # fmt: skip
+            said += [
+                repr(store),
+                str(store),
+                repr(vars(store)),
+                repr(store.for_user("u")),
+                repr(store.driver),
+                repr(store.as_user(TOKEN)),
+                repr(store.get_session_history(session)),
+                repr(vars(store.as_user(TOKEN))),
+            ]
             for operation in operations:
                 with pytest.raises(HistoryError) as caught:
                     operation(store)
@@ -489,14 +634,18 @@ def test_errors_of_bad_input_say_what_is_wrong_and_not_more(postgres_store: Hist
     """A value that is refused is not repeated at length: it may be anything, a megabyte or a secret."""
     for bad in (PASSWORD * 50_000, [PASSWORD], {"a": PASSWORD}):
         for refuse in (
-            lambda b=bad: postgres_store.load(b), lambda b=bad: postgres_store.for_user(b),
-            lambda b=bad: postgres_store.messages("s", cursor=b), lambda b=bad: postgres_store.messages("s", limit=b),
-            lambda b=bad: postgres_store.append("s", b), lambda b=bad: postgres_store.as_user(b),
+            lambda b=bad: postgres_store.load(b),
+            lambda b=bad: postgres_store.for_user(b),
+            lambda b=bad: postgres_store.messages("s", cursor=b),
+            lambda b=bad: postgres_store.messages("s", limit=b),
+            lambda b=bad: postgres_store.append("s", b),
+            lambda b=bad: postgres_store.as_user(b),
             lambda b=bad: postgres_store.append("s", [HumanMessage("x")], ids=b),
             lambda b=bad: postgres_store.append("s", [HumanMessage("x")], idempotency_key=b),
             lambda b=bad: postgres_store.append("s", [], turn=Turn(uuid.uuid4(), status=b)),
-            lambda b=bad: HistoryStore.from_postgres(b), lambda b=bad: HistoryStore.from_postgres("host=x", schema=b),
-        ):  # fmt: skip
+            lambda b=bad: HistoryStore.from_postgres(b),
+            lambda b=bad: HistoryStore.from_postgres("host=x", schema=b),
+        ):
             with pytest.raises((InvalidInput, HistoryError)) as caught:
                 refuse()
             assert PASSWORD not in str(caught.value)

@@ -31,8 +31,8 @@ from langchain_supabase_history import (
     SupabaseChatMessageHistory,
     Unavailable,
     Window,
-    history as history_module,
 )
+from langchain_supabase_history.langchain import history as history_module
 
 from . import servers
 from .conftest import Api
@@ -60,8 +60,11 @@ def test_every_shape_is_remembered(
     assert shape.take(run(chain, mode, shape.give("bye"), config_of(session))) == "you said: hello bye"
     stored = list(store.messages(session))
     assert [(m.message.type, m.message.text) for m in stored] == [
-        ("human", "hello"), ("ai", "you said: hello"), ("human", "bye"), ("ai", "you said: hello bye"),
-    ]  # fmt: skip
+        ("human", "hello"),
+        ("ai", "you said: hello"),
+        ("human", "bye"),
+        ("ai", "you said: hello bye"),
+    ]
     assert [type(m.message) for m in stored] == [HumanMessage, AIMessage] * 2  # no chunks
     assert [(t.id, t.status) for t in store.turns(session)] == [(m.turn_id, "completed") for m in stored[::2]]
 
@@ -279,8 +282,11 @@ def test_a_system_message_before_the_question_belongs_to_its_turn(store: History
 
 
 def test_chunks_are_stored_as_messages_and_the_callers_object_stays(store: HistoryStore, session: str) -> None:
-    chunk = AIMessageChunk("answer", chunk_position="last", usage_metadata=dict.fromkeys(
-        ("input_tokens", "output_tokens", "total_tokens"), 2))  # fmt: skip
+    chunk = AIMessageChunk(
+        "answer",
+        chunk_position="last",
+        usage_metadata=dict.fromkeys(("input_tokens", "output_tokens", "total_tokens"), 2),
+    )
     before = chunk.model_copy(deep=True)
     history = SupabaseChatMessageHistory(session, store)
     history.add_messages([HumanMessage("question"), chunk])
@@ -427,7 +433,7 @@ def test_the_default_store_is_one_from_the_environment(
     SupabaseChatMessageHistory(session).add_messages(QA)
     assert texts(SupabaseChatMessageHistory(session).messages) == ["question", "answer"]
     assert SupabaseChatMessageHistory(session)._store is history_module.shared_store()
-    history_module.shared_store().close()
+    history_module.shared_store().executor.close()
 
 
 def imported_by(code: str) -> list[str]:

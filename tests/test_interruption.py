@@ -117,8 +117,11 @@ def in_invoke(how: Any) -> Cut:
 HOW = [cancelled, scope_cancelled, timed_out, left_to_the_loop]
 
 
-@pytest.mark.parametrize("cut", [*map(in_stream, HOW), closed, dropped, broken_off], ids=[
-    *(f.__name__ for f in HOW), "closed", "dropped", "broken_off"])  # fmt: skip
+@pytest.mark.parametrize(
+    "cut",
+    [*map(in_stream, HOW), closed, dropped, broken_off],
+    ids=[*(f.__name__ for f in HOW), "closed", "dropped", "broken_off"],
+)
 def test_an_async_stream_cut_short_keeps_what_was_said(store: HistoryStore, session: str, cut: Cut) -> None:
     stuck = Stuck()
     store.append(session, [HumanMessage("q"), AIMessage("a")])
@@ -291,16 +294,17 @@ def test_a_save_that_fails_after_the_cancellation_is_told(database: str, session
 def test_a_turn_cut_off_while_it_is_loaded(store: HistoryStore, session: str, committed: bool) -> None:
     """The question is on its way: where it has arrived, its turn is marked; where it has not, there is none."""
     told: list[HistoryError] = []
-    execute = store._ado
+    execute = store.aexecute
 
     async def cut_off(call: Any) -> Any:
-        if call.function != "chat_history_begin":
+        if call.function.name != "chat_history_begin":
             return await execute(call)
         if committed:
             await execute(call)
         raise asyncio.CancelledError
 
-    view = store._view(_ado=cut_off, _on_error=lambda error, messages: told.append(error))
+    view = store.within(on_error=lambda error, messages: told.append(error))
+    view.aexecute = cut_off  # type: ignore[method-assign]
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(view.with_history(RunnableLambda(lambda _: "never")).ainvoke("q", config_of(session)))
     assert stored(store, session) == ([("q", "interrupted")] if committed else [])
@@ -312,11 +316,11 @@ def test_a_turn_cut_off_while_it_is_loaded(store: HistoryStore, session: str, co
 def test_the_keyboard_does_not_keep_a_turn_from_being_saved(
     store: HistoryStore, session: str, first_try_stores: bool, ends: str
 ) -> None:
-    execute, tries = store._do, list[str]()
+    execute, tries = store.execute, list[str]()
 
     def interrupted_once(call: Any) -> Any:
-        tries.append(call.function)
-        if tries.count("chat_history_append") != 1 or call.function != "chat_history_append":
+        tries.append(call.function.name)
+        if tries.count("chat_history_append") != 1 or call.function.name != "chat_history_append":
             return execute(call)
         if first_try_stores:
             execute(call)
@@ -327,7 +331,8 @@ def test_the_keyboard_does_not_keep_a_turn_from_being_saved(
             raise ValueError("no answer")
         return "answer"
 
-    view = store._view(_do=interrupted_once)
+    view = store.within()
+    view.execute = interrupted_once  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         view.with_history(RunnableLambda(answer)).invoke("q", config_of(session))
     expected = [("q", "completed"), ("answer", "completed")] if ends == "well" else [("q", "failed")]

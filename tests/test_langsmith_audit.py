@@ -14,7 +14,7 @@ from langchain_core.runnables import Runnable, RunnableLambda, RunnableParallel
 from langchain_core.runnables.history import RunnableWithMessageHistory
 
 from langchain_supabase_history import HistoryStore, TurnAudit
-from langchain_supabase_history.audit import usage_fields
+from langchain_supabase_history.langchain.audit import usage_fields
 
 from .langsmith_server import LangSmithServer, flush, smith_fixture  # noqa: F401
 from .metered import DOCUMENTS, KEYS, PARSED, TWO_MODELS, Metered, Shelf
@@ -28,8 +28,9 @@ class Named(Metered):
 
     def _generate(self, messages: list[Any], *args: Any, **kwargs: Any) -> ChatResult:
         usage = {"input_tokens": 100, "output_tokens": 10, "total_tokens": 110}
-        message = AIMessage(f"{self.model}: {reply(messages)}", usage_metadata=usage,
-                            response_metadata={"model_name": self.model})  # fmt: skip
+        message = AIMessage(
+            f"{self.model}: {reply(messages)}", usage_metadata=usage, response_metadata={"model_name": self.model}
+        )
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     disable_streaming: bool | Any = True
@@ -121,7 +122,7 @@ def told(**usage: Any) -> dict[str, Any]:
         ({"usage_metadata": "three"}, None, None),
         ({**told(), "response_metadata": {"model_name": 3, "raw": object()}}, 3, None),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("audited", [True, False], ids=["audited", "traced"])
 def test_odd_usage_never_costs_a_turn(
     store: HistoryStore, session: str, smith: LangSmithServer, audited: bool, odd: Any, total: Any, details: Any

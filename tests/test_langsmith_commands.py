@@ -15,10 +15,10 @@ from click.testing import CliRunner
 from langchain_core.messages import AIMessage, HumanMessage
 
 from langchain_supabase_history import HistoryStore, NotConfigured, Turn
-from langchain_supabase_history.cli import main
-from langchain_supabase_history.langsmith import LangSmith
+from langchain_supabase_history.commands.main import main
+from langchain_supabase_history.langsmith.client import LangSmith
 
-from .langsmith_server import PROJECT, LangSmithServer, environment, langsmith_server
+from .langsmith_server import PROJECT, LangSmithServer, environment, langsmith_server, with_langsmith
 
 WITHOUT_KEY = "LangSmith was asked without a key. Set LANGSMITH_API_KEY (LangSmith: Settings > API Keys)."
 
@@ -26,15 +26,22 @@ WITHOUT_KEY = "LangSmith was asked without a key. Set LANGSMITH_API_KEY (LangSmi
 @pytest.fixture
 def smith(monkeypatch: pytest.MonkeyPatch) -> Iterator[LangSmithServer]:
     """A LangSmith with 150 root runs, two pages of them."""
-    monkeypatch.setattr("langchain_supabase_history.langsmith._RETRIES", 0)
+    monkeypatch.setattr("langchain_supabase_history.langsmith.client._RETRIES", 0)
     with langsmith_server() as server:
         for n in range(150):
             at, run_id = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=n), str(uuid.uuid4())
             server.take(
-                {"id": run_id, "trace_id": run_id, "dotted_order": at.strftime("%Y%m%dT%H%M%S%fZ") + run_id,
-                 "name": "run", "run_type": "chain", "start_time": at.isoformat(), "end_time": at.isoformat(),
-                 "session_name": PROJECT}
-            )  # fmt: skip
+                {
+                    "id": run_id,
+                    "trace_id": run_id,
+                    "dotted_order": at.strftime("%Y%m%dT%H%M%S%fZ") + run_id,
+                    "name": "run",
+                    "run_type": "chain",
+                    "start_time": at.isoformat(),
+                    "end_time": at.isoformat(),
+                    "session_name": PROJECT,
+                }
+            )
         yield server
 
 
@@ -144,12 +151,15 @@ def keyless(smith: LangSmithServer, monkeypatch: pytest.MonkeyPatch) -> LangSmit
 
 
 def test_without_a_key_feedback_is_stored(
-    store: HistoryStore, session: str, keyless: LangSmithServer, monkeypatch: pytest.MonkeyPatch,
+    store: HistoryStore,
+    session: str,
+    keyless: LangSmithServer,
+    monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
-) -> None:  # fmt: skip
+) -> None:
     smith = LangSmith()
     request.addfinalizer(smith.close)
-    store = store._view(_langsmith=smith).for_user(session)  # with nothing unsent of other tests
+    store = with_langsmith(store, smith).for_user(session)  # with nothing unsent of other tests
     traced = Turn(uuid.uuid4(), trace_id=str(uuid.uuid4()), run_id=str(uuid.uuid4()), project=PROJECT)
     store.append(session, [HumanMessage("q"), AIMessage("a")], turn=traced)
     began = time.monotonic()

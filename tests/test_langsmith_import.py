@@ -32,8 +32,8 @@ from langchain_core.runnables.history import RunnableWithMessageHistory
 from langsmith import traceable
 
 from langchain_supabase_history import Conflict, HistoryStore, InvalidInput, NotFound, Turn, Unavailable
-from langchain_supabase_history.cli import main
-from langchain_supabase_history.langsmith_import import Restore, Restored, as_message
+from langchain_supabase_history.commands.main import main
+from langchain_supabase_history.langsmith.restore import Restore, Restored, as_message
 
 from . import servers
 from .langsmith_server import PROJECT, LangSmithServer, environment, flush, langsmith_server, metadata, tracing
@@ -96,9 +96,13 @@ def record_functions(session: str) -> list[BaseMessage]:
     chat([{"role": "user", "content": "hello"}])
     rag("what does it say?", ["an older question"])
     return [
-        HumanMessage("why?"), AIMessage("you asked why?"), HumanMessage("hello"), AIMessage("hello to you"),
-        HumanMessage("what does it say?"), AIMessage("it says so"),
-    ]  # fmt: skip
+        HumanMessage("why?"),
+        AIMessage("you asked why?"),
+        HumanMessage("hello"),
+        AIMessage("hello to you"),
+        HumanMessage("what does it say?"),
+        AIMessage("it says so"),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -139,9 +143,15 @@ def recorded(pg: servers.Postgres) -> Iterator[tuple[LangSmithServer, HistorySto
             store.add_feedback("ours text", turn, "helpful", score=n, comment=f"comment {n}")
         judged = next(iter(store.turns("ours text"))).run_id
         smith.take_feedback(
-            {"id": str(uuid.uuid4()), "run_id": judged, "key": "helpful", "score": 0.25, "value": "another rater",
-             "session_id": smith.projects[PROJECT]}
-        )  # fmt: skip
+            {
+                "id": str(uuid.uuid4()),
+                "run_id": judged,
+                "key": "helpful",
+                "score": 0.25,
+                "value": "another rater",
+                "session_id": smith.projects[PROJECT],
+            }
+        )
         yield smith, store, expected
 
 
@@ -160,9 +170,7 @@ def empty(database: str) -> Iterator[HistoryStore]:
 
 
 def said(messages: list[BaseMessage]) -> list[tuple[Any, ...]]:
-    return [
-        (m.type, m.content, getattr(m, "tool_calls", None), getattr(m, "tool_call_id", None)) for m in messages
-    ]  # fmt: skip
+    return [(m.type, m.content, getattr(m, "tool_calls", None), getattr(m, "tool_call_id", None)) for m in messages]
 
 
 def assert_equal(store: HistoryStore, recorded: Any) -> None:
@@ -286,10 +294,18 @@ def test_a_run_that_is_still_running_is_restored_when_it_has_ended(empty: Histor
         for n, id in enumerate((first, run_id)):
             order = f"2026010{n + 1}T000000000000Z{id}"
             own.take(
-                {"id": id, "trace_id": id, "dotted_order": order, "name": "agent", "run_type": "chain",
-                 "start_time": now.isoformat(), "session_name": PROJECT, "extra": {"metadata": {"session_id": "s"}},
-                 "inputs": {"messages": [asked]}}
-            )  # fmt: skip
+                {
+                    "id": id,
+                    "trace_id": id,
+                    "dotted_order": order,
+                    "name": "agent",
+                    "run_type": "chain",
+                    "start_time": now.isoformat(),
+                    "session_name": PROJECT,
+                    "extra": {"metadata": {"session_id": "s"}},
+                    "inputs": {"messages": [asked]},
+                }
+            )
         own.take({"id": first, "end_time": now.isoformat(), "outputs": {"output": "first answer"}})
         report = Restore(empty, PROJECT, SINCE).run()
         assert (report.turns, report.running, report.refused) == (1, 1, 0)
@@ -335,7 +351,7 @@ def test_a_limited_rate_is_respected(recorded: Any, smith: LangSmithServer, empt
 
 
 def test_a_langsmith_that_is_away_says_so(smith: LangSmithServer, empty: HistoryStore, monkeypatch: Any) -> None:
-    monkeypatch.setattr("langchain_supabase_history.langsmith._RETRIES", 1)
+    monkeypatch.setattr("langchain_supabase_history.langsmith.client._RETRIES", 1)
     with pytest.raises(NotFound, match="'elsewhere'"):
         Restore(empty, "elsewhere", SINCE).run()
     smith.behave = "garbage"
@@ -344,8 +360,17 @@ def test_a_langsmith_that_is_away_says_so(smith: LangSmithServer, empty: History
 
 
 def test_killed_halfway_it_goes_on(recorded: Any, smith: LangSmithServer, database: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from langchain_supabase_history.cli import main; main()", "import", "langsmith",
-               "--project", PROJECT, "--since", "2020-01-01"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-c",
+        "from langchain_supabase_history.commands.main import main; main()",
+        "import",
+        "langsmith",
+        "--project",
+        PROJECT,
+        "--since",
+        "2020-01-01",
+    ]
     smith.behave = 0.05  # so that there is a half-way
     environ = {**os.environ, **environment(smith.url, tracing=False), "SUPABASE_DB_URL": database}
     with (tmp_path / "out").open("wb") as out:
@@ -385,7 +410,7 @@ def test_killed_halfway_it_goes_on(recorded: Any, smith: LangSmithServer, databa
         ["assistant", "x"],
         AIMessage("x"),
     ],
-)  # fmt: skip
+)
 def test_messages_in_every_form(value: Any) -> None:
     assert as_message(value) == AIMessage("x")
 
@@ -393,10 +418,18 @@ def test_messages_in_every_form(value: Any) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        None, 3, "x", {}, {"type": "file", "content": "x"}, {"role": 3, "content": 4}, ["a", "b", "c"],
-        ["colour", "red"], {"type": "ai", "data": 3}, {"lc": 1, "kwargs": {}, "id": None},
+        None,
+        3,
+        "x",
+        {},
+        {"type": "file", "content": "x"},
+        {"role": 3, "content": 4},
+        ["a", "b", "c"],
+        ["colour", "red"],
+        {"type": "ai", "data": 3},
+        {"lc": 1, "kwargs": {}, "id": None},
     ],
-)  # fmt: skip
+)
 def test_what_is_no_message(value: Any) -> None:
     assert as_message(value) is None
 

@@ -18,7 +18,8 @@ from langchain_core.runnables.history import RunnableWithMessageHistory
 from langchain_core.tools import tool
 from langsmith import traceable
 
-from langchain_supabase_history import HistoryStore, SupabaseChatMessageHistory, Turn, TurnAudit, turns as turns_module
+from langchain_supabase_history import HistoryStore, SupabaseChatMessageHistory, Turn, TurnAudit
+from langchain_supabase_history.langchain import progress
 
 from . import servers
 from .langsmith_server import LangSmithServer, flush, forget_traces, metadata, smith_fixture, tracing  # noqa: F401
@@ -38,15 +39,15 @@ modes = pytest.mark.parametrize("mode", MODES)
 def counted(store: HistoryStore) -> Iterator[list[str]]:
     """The functions that the driver is called with."""
     called: list[str] = []
-    driver = store._driver
+    driver = store.driver
     execute, aexecute = driver.execute, driver.aexecute
 
     def count(call: Any, identity: Any = None) -> Any:
-        called.append(call.function)
+        called.append(call.function.name)
         return execute(call, identity)
 
     async def acount(call: Any, identity: Any = None) -> Any:
-        called.append(call.function)
+        called.append(call.function.name)
         return await aexecute(call, identity)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -391,8 +392,8 @@ def test_a_broken_tracer_does_not_touch_the_conversation(
         raise RuntimeError("changed in a later release")
 
     helpers = SimpleNamespace(get_current_run_tree=broken)
-    monkeypatch.setattr(turns_module, "sys", SimpleNamespace(modules={"langsmith.run_helpers": helpers}))
-    monkeypatch.setattr(turns_module, "_climb", broken)
+    monkeypatch.setattr(progress, "sys", SimpleNamespace(modules={"langsmith.run_helpers": helpers}))
+    monkeypatch.setattr(progress, "_climb", broken)
     store.with_history(PARSED, **KEYS).invoke({"input": "q"}, config_of(session))
     RunnableWithMessageHistory(PLAIN, store.get_session_history, **KEYS).invoke({"input": "q"}, config_of(session))
     first, second = store.turns(session)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from langchain_supabase_history import HistoryStore, NotConfigured
-from langchain_supabase_history.local import default_path
+from langchain_supabase_history.connect.local import default_path
 
 TALK = """
 import sys
@@ -69,9 +69,17 @@ def test_a_folder_with_an_odd_name_resumes(start: Start, folder: Path, name: str
 
 @pytest.mark.parametrize(
     ("name", "sign"),
-    [("Application Support", "a blank"), ("it's", '"\'"'), ("a;b", "';'"), ("a$b", "'$'"), ("a,b", "','"),
-     ("a\tb", r"'\t'"), ("a(b", "'('"), ("a\\b", r"'\\'")],
-)  # fmt: skip
+    [
+        ("Application Support", "a blank"),
+        ("it's", '"\'"'),
+        ("a;b", "';'"),
+        ("a$b", "'$'"),
+        ("a,b", "','"),
+        ("a\tb", r"'\t'"),
+        ("a(b", "'('"),
+        ("a\\b", r"'\\'"),
+    ],
+)
 def test_a_path_that_a_shell_would_read_otherwise_is_refused_untouched(folder: Path, name: str, sign: str) -> None:
     with pytest.raises(NotConfigured) as caught:
         HistoryStore.local(folder / name / "postgres")

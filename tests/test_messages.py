@@ -31,14 +31,14 @@ from langchain_core.messages import (
 from pydantic import BaseModel
 
 from langchain_supabase_history import HistoryStore, InvalidMessage, Turn
-from langchain_supabase_history.calls import turn_json
-from langchain_supabase_history.messages import (
+from langchain_supabase_history.core.arguments import turn_json
+from langchain_supabase_history.core.messages import (
     decode_message,
     decode_rows,
     encode_message,
-    without_unanswered_calls,
 )
-from langchain_supabase_history.values import encode
+from langchain_supabase_history.core.repair import without_unanswered_calls
+from langchain_supabase_history.core.values import encode
 
 from .conftest import Api
 from .strategies import Colour, messages
@@ -93,7 +93,9 @@ EXAMPLES: list[BaseMessage] = [
     HumanMessage("plain"),
     HumanMessage("", name="ada", id="h1"),
     HumanMessage([{"type": "text", "text": "see"}, {"type": "image_url", "image_url": {"url": "data:,x"}}]),
-    HumanMessage(content_blocks=[{"type": "text", "text": "v1"}, {"type": "image", "url": "https://example.com/a.png"}]),
+    HumanMessage(
+        content_blocks=[{"type": "text", "text": "v1"}, {"type": "image", "url": "https://example.com/a.png"}]
+    ),
     AIMessage("", tool_calls=[CALL], usage_metadata={"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}),
     AIMessage("x", invalid_tool_calls=[{**CALL, "args": "{", "error": "bad", "type": "invalid_tool_call"}]),
     AIMessage("x", additional_kwargs={"function_call": {"name": "f", "arguments": "{}"}}),
@@ -107,14 +109,14 @@ EXAMPLES: list[BaseMessage] = [
     HumanMessage("extra", custom_field={"deep": [float("nan"), float("-inf")]}),
     HumanMessage("NUL \x00 \\u0000 surrogate \ud800 \udfff\ud800 pair 😀"),
     AIMessage("enum", additional_kwargs={"c": Colour.BLUE, 1: "one", None: 2, ("t",): 3, "$type": "mine"}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("message", EXAMPLES, ids=lambda m: f"{m.type}-{str(m.content)[:12]!r}")
 def test_messages_as_they_are_met(api: Api, session: str, message: BaseMessage) -> None:
     api.append(session, [message])
     (stored,) = api.messages(session)
-    if api.store._driver.__class__.__name__ == "PostgrestDriver" and message.content == "numbers":
+    if api.store.driver.__class__.__name__ == "PostgrestDriver" and message.content == "numbers":
         # The JavaScript server between makes -0.0 to 0 and rounds integers beyond 2^53; nothing else may change.
         assert stored.message.response_metadata["logprobs"][1:] == [1e22, 1e-7, 0.1 + 0.2]
         assert stored.message.response_metadata["ids"][3] == 2**80
@@ -348,14 +350,18 @@ def test_what_cannot_be_encoded_is_refused_by_its_own_field(value: Any) -> None:
 def test_a_set_is_the_same_in_every_process() -> None:
     code = (
         "from langchain_core.messages import AIMessage;"
-        "from langchain_supabase_history.messages import encode_message;"
+        "from langchain_supabase_history.core.messages import encode_message;"
         "print(encode_message(AIMessage('x', additional_kwargs={'s': set('abcdefgh'), 'f': frozenset('xyz')})).data)"
     )
     told = {
-        subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, capture_output=True,
-                       env={**os.environ, "PYTHONHASHSEED": seed}).stdout
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code],
+            check=True,
+            capture_output=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
         for seed in "123"
-    }  # fmt: skip
+    }
     assert len(told) == 1
 
 
@@ -373,8 +379,9 @@ def test_a_tag_that_is_not_ours_stays_and_costs_nothing(tagged: Any) -> None:
     assert message.additional_kwargs == {"v": tagged}
 
 
-@pytest.mark.parametrize(("count", "told"), [(lambda m: 1.5, "gave 1.5"), (lambda m: -1, "gave -1"),
-                                             (lambda m: {}["x"], "raised KeyError")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("count", "told"), [(lambda m: 1.5, "gave 1.5"), (lambda m: -1, "gave -1"), (lambda m: {}["x"], "raised KeyError")]
+)
 def test_a_count_that_fails_is_replaced_by_an_estimate(count: Any, told: str) -> None:
     encoded = encode_message(HumanMessage("x" * 40), "messages[0]", count_tokens=count)
     assert encoded.tokens == 14

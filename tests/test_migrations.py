@@ -207,8 +207,11 @@ def test_every_function_pins_its_search_path_and_every_key_begins_with_the_sessi
 
 @pytest.mark.parametrize("schema", ["", 'a"b', "x; drop schema public", "a.b", "é", "x" * 64, None, 7])
 def test_bad_schema_names_are_refused(empty_database: str, schema: str) -> None:
-    for refuse in (lambda: migrate(empty_database, schema=schema), lambda: script(schema),
-                   lambda: HistoryStore.from_postgres(empty_database, schema=schema)):  # fmt: skip
+    for refuse in (
+        lambda: migrate(empty_database, schema=schema),
+        lambda: script(schema),
+        lambda: HistoryStore.from_postgres(empty_database, schema=schema),
+    ):
         with pytest.raises(InvalidSession, match="plain SQL identifier"):
             refuse()
 

@@ -11,8 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from langchain_supabase_history import Conflict, HistoryStore, NotFound, Turn, Window
-from langchain_supabase_history.calls import message_ids
-from langchain_supabase_history.messages import without_unanswered_calls
+from langchain_supabase_history.core.arguments import message_ids
+from langchain_supabase_history.core.repair import without_unanswered_calls
 
 from .strategies import messages
 from .test_messages import same

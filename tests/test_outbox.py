@@ -35,8 +35,9 @@ from langchain_supabase_history import (
     Unavailable,
     outbox,
 )
-from langchain_supabase_history.outbox import Outbox
-from langchain_supabase_history.outbox_file import look_into
+from langchain_supabase_history.operations.messages import append_call
+from langchain_supabase_history.outbox.file import look_into
+from langchain_supabase_history.outbox.outbox import Outbox
 
 from . import servers
 from .proxy import Proxy, proxy
@@ -108,8 +109,12 @@ def test_an_append_waits_and_is_sent_before_the_next(away: Any, tmp_path: Path, 
                 run(store, "flush")
             assert [(w.session_id, w.messages, w.refused) for w in store.waiting()] == [(session, 2, None)] * 2
         assert run(store, "load", session) == [
-            *QA, HumanMessage("q1"), AIMessage("a1"), HumanMessage("q2"), AIMessage("a2"),
-        ]  # fmt: skip
+            *QA,
+            HumanMessage("q1"),
+            AIMessage("a1"),
+            HumanMessage("q2"),
+            AIMessage("a2"),
+        ]
         assert store.waiting() == []
         assert run(store, "flush") == 0
 
@@ -341,18 +346,18 @@ def test_nothing_of_a_session_is_sent_while_it_is_erased(
     store = make()
     with cut(wire):
         store.append(session, [HumanMessage("secret")])
-    sent, execute = list[str](), store._driver.execute
+    sent, execute = list[str](), store.driver.execute
     erasing = threading.Event()
 
     def slowly(call: Any, identity: Any = None) -> Any:
-        sent.append(call.function)
+        sent.append(call.function.name)
         reply = execute(call, identity)
-        if call.function == "chat_history_clear":
+        if call.function.name == "chat_history_clear":
             erasing.set()
             time.sleep(1)  # the background wakes, and would send what waits after it was erased
         return reply
 
-    monkeypatch.setattr(store._driver, "execute", slowly)
+    monkeypatch.setattr(store.driver, "execute", slowly)
     clear = threading.Thread(target=store.clear, args=[session])
     clear.start()
     assert erasing.wait(5)
@@ -439,10 +444,16 @@ def test_a_token_that_cannot_be_had_is_asked_for_again(wire: Proxy, make: Any, s
 
 @pytest.mark.parametrize(
     "error",
-    [StatementTimeout("slow"), NotInstalled("none"), NotConfigured("wrong"), HistoryError("?", code="XX000"),
-     InvalidInput("an access token that is none"), RuntimeError("an application's")],
+    [
+        StatementTimeout("slow"),
+        NotInstalled("none"),
+        NotConfigured("wrong"),
+        HistoryError("?", code="XX000"),
+        InvalidInput("an access token that is none"),
+        RuntimeError("an application's"),
+    ],
     ids=lambda error: type(error).__name__,
-)  # fmt: skip
+)
 def test_what_may_mend_itself_is_tried_again(
     wire: Proxy, make: Any, session: str, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
@@ -450,15 +461,15 @@ def test_what_may_mend_itself_is_tried_again(
     store = make(on_error=lambda error, messages: told.append(error))
     with cut(wire):
         store.append(session, QA)
-    execute = store._driver.execute
+    execute = store.driver.execute
 
     def fails(call: Any, identity: Any = None) -> Any:
-        if call.function == "chat_history_append":
+        if call.function.name == "chat_history_append":
             raise error
         return execute(call, identity)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store._driver, "execute", fails)
+        patch.setattr(store.driver, "execute", fails)
         with pytest.raises(HistoryError) as caught:
             store.flush()
         assert type(caught.value) is type(error) or caught.value.__cause__ is error
@@ -482,7 +493,7 @@ def test_what_the_database_refuses_is_kept_for_a_person(
         raise InvalidMessage("It is too large.", code="54000")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store._driver, "execute", refuses)
+        patch.setattr(store.driver, "execute", refuses)
         assert store.flush() == 0
     assert [w.refused for w in store.waiting()] == ["It is too large."]
     assert told == [("It is too large.", ["question", "answer"])]
@@ -651,13 +662,13 @@ def test_a_sync_call_on_the_loop_of_an_async_erasure_ends(
     make: Any, session: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = make()
-    aexecute = store._driver.aexecute
+    aexecute = store.driver.aexecute
 
     async def slowly(call: Any, identity: Any = None) -> Any:
         await asyncio.sleep(0.2)
         return await aexecute(call, identity)
 
-    monkeypatch.setattr(store._driver, "aexecute", slowly)
+    monkeypatch.setattr(store.driver, "aexecute", slowly)
 
     async def main() -> None:
         clear = asyncio.ensure_future(store.aclear(session))
@@ -905,7 +916,7 @@ def test_an_append_that_a_close_cuts_short_does_not_open_the_file_again(
     assert len(ended) == 1
     assert outbox_of(store)._db is None
     with pytest.raises(StoreClosed):
-        outbox_of(store)._keep(outbox._Operation(store._append(session, QA), None, None, ""))
+        outbox_of(store)._keep(outbox._Operation(append_call(store.scope, session, QA), None, None, ""))
     assert outbox_of(store)._db is None
 
 
@@ -964,7 +975,7 @@ def test_a_command_shows_what_waits_and_sends_it(
 
     from click.testing import CliRunner
 
-    from langchain_supabase_history.cli import main
+    from langchain_supabase_history.commands.main import main
 
     path = tmp_path / "outbox"
     nowhere = f"postgresql://postgres@127.0.0.1:{servers.free_port()}/x"

@@ -60,7 +60,7 @@ def test_the_wheel_holds_the_package_whole_and_nothing_else(wheel: zipfile.ZipFi
     assert "langchain_supabase_history/sql/0001_conversations.sql" in shipped
     assert any(name.endswith("LICENSE") for name in names)
     (entry,) = [name for name in names if name.endswith("entry_points.txt")]
-    assert "langchain-supabase-history = langchain_supabase_history.cli:main" in wheel.read(entry).decode()
+    assert "langchain-supabase-history = langchain_supabase_history.commands.main:main" in wheel.read(entry).decode()
 
 
 def test_the_sql_in_the_wheel_is_what_the_repository_holds(wheel: zipfile.ZipFile) -> None:

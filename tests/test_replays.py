@@ -12,15 +12,19 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
-from langchain_supabase_history import Conflict, HistoryStore, calls
-from langchain_supabase_history.turns import Progress
+from langchain_supabase_history import Conflict, HistoryStore
+from langchain_supabase_history.core.call import Call
+from langchain_supabase_history.langchain.progress import Progress
+from langchain_supabase_history.operations import sessions
+from langchain_supabase_history.operations.messages import append_call, begin_call
+from langchain_supabase_history.operations.sessions import clear_call, delete_call
 
 QA = [HumanMessage("my secret"), AIMessage("noted")]
 
 
-def send(store: HistoryStore, call: calls.Call[Any], *, replay: bool) -> Any:
+def send(store: HistoryStore, call: Call[Any], *, replay: bool) -> Any:
     """One try of a call, as the first or as a later one."""
-    return store._driver._try(call, None, replay, 5)
+    return store.driver.attempt(call, None, replay, 5)
 
 
 ERASE: dict[str, Callable[[HistoryStore, str], object]] = {
@@ -30,8 +34,7 @@ ERASE: dict[str, Callable[[HistoryStore, str], object]] = {
 
 
 def test_a_first_try_that_arrives_after_the_second_stores_nothing(store: HistoryStore, session: str) -> None:
-    built = store._append(session, QA)
-    assert built is not None
+    built = append_call(store.scope, session, QA)
     stored = send(store, built, replay=True)
     with pytest.raises(Conflict):
         send(store, built, replay=False)  # nobody waits for this answer any more
@@ -73,7 +76,7 @@ def test_a_turn_that_was_erased_while_it_ran_is_refused(store: HistoryStore, ses
 
 @pytest.mark.parametrize("erase", ERASE)
 def test_a_question_does_not_come_back(store: HistoryStore, session: str, erase: str) -> None:
-    begin = store._begin(session, QA[:1], Progress().turn([], "running"))
+    begin = begin_call(store.scope, session, QA[:1], Progress().turn([], "running"))
     send(store, begin, replay=True)
     ERASE[erase](store, session)
     with pytest.raises(Conflict, match="after the question was asked"):
@@ -83,8 +86,8 @@ def test_a_question_does_not_come_back(store: HistoryStore, session: str, erase:
 
 
 def test_a_cleared_question_is_refused_before_the_model_runs(store: HistoryStore, session: str) -> None:
-    first = store._begin(session, QA[:1], Progress().turn([], "running"))
-    second = store._begin(session, QA[:1], Progress().turn([], "running"))
+    first = begin_call(store.scope, session, QA[:1], Progress().turn([], "running"))
+    second = begin_call(store.scope, session, QA[:1], Progress().turn([], "running"))
     send(store, first, replay=False)
     send(store, second, replay=False)
     store.clear(session)
@@ -95,7 +98,7 @@ def test_a_cleared_question_is_refused_before_the_model_runs(store: HistoryStore
 
 def test_a_retried_clear_hides_nothing_that_was_written_since(store: HistoryStore, session: str) -> None:
     store.append(session, QA)
-    clear = calls.clear(session)
+    clear = clear_call(store.scope, session)
     assert send(store, clear, replay=False) == 2
     store.append(session, [HumanMessage("another's"), AIMessage("turn")])
     assert send(store, clear, replay=True) == 2, "answered as the first time"
@@ -107,8 +110,7 @@ def test_a_retried_clear_hides_nothing_that_was_written_since(store: HistoryStor
 
 def test_a_retried_replacement_hides_nothing_that_was_written_since(store: HistoryStore, session: str) -> None:
     store.append(session, QA)
-    built = store._append(session, [HumanMessage("instead")], replace=True)
-    assert built is not None
+    built = append_call(store.scope, session, [HumanMessage("instead")], replace=True)
     send(store, built, replay=False)
     store.append(session, [AIMessage("goes on")])
     send(store, built, replay=True)
@@ -117,7 +119,7 @@ def test_a_retried_replacement_hides_nothing_that_was_written_since(store: Histo
 
 def test_a_retried_delete_says_that_there_was_one(store: HistoryStore, session: str) -> None:
     store.append(session, QA)
-    delete = calls.delete_session(session)
+    delete = delete_call(store.scope, session)
     assert send(store, delete, replay=False) == (True, False)
     assert send(store, delete, replay=True) == (True, False)
     assert store.delete_session(session) is False
@@ -126,10 +128,10 @@ def test_a_retried_delete_says_that_there_was_one(store: HistoryStore, session: 
 def test_a_large_session_is_deleted_in_parts(
     store: HistoryStore, session: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calls, "ERASE_BATCH", 10)
+    monkeypatch.setattr(sessions, "ERASE_BATCH", 10)
     for n in range(8):
         store.append(session, [HumanMessage(f"q{n}"), AIMessage("a"), AIMessage("b")])
-    delete = calls.delete_session(session)
+    delete = delete_call(store.scope, session)
     assert send(store, delete, replay=False) == (True, True)
     assert store.load(session) == [], "gone from sight with the first part"
     assert store.delete_session(session) is False, "whoever calls again finishes it"

@@ -25,9 +25,10 @@ from langchain_supabase_history import (
     Pruned,
     Turn,
 )
-from langchain_supabase_history.calls import message_ids
-from langchain_supabase_history.cli import main
+from langchain_supabase_history.commands.main import main
+from langchain_supabase_history.core.arguments import message_ids
 from langchain_supabase_history.errors import HistoryError
+from langchain_supabase_history.operations.messages import load_call
 
 from . import servers
 from .conftest import Api
@@ -177,9 +178,9 @@ def test_a_turn_without_end_is_cut(user: Api, session: str) -> None:
 def test_a_process_that_keeps_what_it_read_is_told_to_read_again(user: Api, session: str) -> None:
     history = user.store.get_session_history(session)
     talk(user, session, 3)
-    loaded = user.store._do(user.store._load(session))
+    loaded = user.store.execute(load_call(user.store.scope, session))
     user.prune(keep_messages=2, dry_run=False)
-    assert user.store._do(user.store._load(session)).revision == loaded.revision + 1
+    assert user.store.execute(load_call(user.store.scope, session)).revision == loaded.revision + 1
     assert len(history.messages) == 2
 
 
@@ -330,10 +331,21 @@ def test_whatever_was_done_before_a_pruned_session_is_whole(
 
 @pytest.mark.parametrize(
     "bad",
-    [{"idle": 90}, {"idle": timedelta(0)}, {"idle": -DAY}, {"idle": timedelta.max}, {"keep_messages": 0},
-     {"keep_messages": True}, {"keep_messages": 2**31}, {"dry_run": None}, {"dry_run": 0}, {"batch": 0},
-     {"batch": 10_001}, {"progress": "no"}],
-)  # fmt: skip
+    [
+        {"idle": 90},
+        {"idle": timedelta(0)},
+        {"idle": -DAY},
+        {"idle": timedelta.max},
+        {"keep_messages": 0},
+        {"keep_messages": True},
+        {"keep_messages": 2**31},
+        {"dry_run": None},
+        {"dry_run": 0},
+        {"batch": 0},
+        {"batch": 10_001},
+        {"progress": "no"},
+    ],
+)
 def test_bad_limits_are_refused(user: Api, bad: dict[str, object]) -> None:
     with pytest.raises(InvalidInput):
         user.prune(**bad)
@@ -483,8 +495,10 @@ def test_the_documented_job_prunes_all(database: str) -> None:
 
 
 def test_a_tombstone_may_be_removed_by_the_owner(database: str) -> None:
-    (statement,) = re.findall(r"`(delete from chat_history_sessions [^`]*)`", (
-        servers.ROOT / "docs" / "security.md").read_text().replace("\n", " "))  # fmt: skip
+    (statement,) = re.findall(
+        r"`(delete from chat_history_sessions [^`]*)`",
+        (servers.ROOT / "docs" / "security.md").read_text().replace("\n", " "),
+    )
     with HistoryStore.from_postgres(database) as store:
         for name in ("u", "other"):
             talk(Api(store.for_user(name), False), "s")

@@ -78,9 +78,13 @@ def test_a_turn_is_two_calls_and_one_root_run(
     store: HistoryStore, session: str, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called, tracer = [], Roots()
-    sync, twin = store._driver._try, store._driver._atry
-    monkeypatch.setattr(store._driver, "_try", lambda call, *args: called.append(call.function) or sync(call, *args))
-    monkeypatch.setattr(store._driver, "_atry", lambda call, *args: called.append(call.function) or twin(call, *args))
+    sync, twin = store.driver.attempt, store.driver.aattempt
+    monkeypatch.setattr(
+        store.driver, "attempt", lambda call, *args: called.append(call.function.name) or sync(call, *args)
+    )
+    monkeypatch.setattr(
+        store.driver, "aattempt", lambda call, *args: called.append(call.function.name) or twin(call, *args)
+    )
     chain = store.with_history(PROMPT | Echo(), **IN["keys"])
     run(chain, mode, {"input": "q"}, {**config_of(session), "callbacks": [tracer]})
     assert called == ["chat_history_begin", "chat_history_append"]
@@ -222,7 +226,7 @@ def test_overlapping_turns_are_stored_whole(api: Api, session: str) -> None:
 @pytest.mark.parametrize("config", [{}, {"configurable": {}}, config_of(""), config_of(7), config_of("s", user_id="")])  # type: ignore[arg-type]
 def test_a_config_that_names_no_session(postgres_store: HistoryStore, mode: str, config: Any) -> None:
     told: list[Any] = []
-    store = postgres_store._view(_on_error=lambda *args: told.append(args))
+    store = postgres_store.within(on_error=lambda *args: told.append(args))
     with pytest.raises(InvalidSession, match=r"session_id|user_id") as caught:
         run(store.with_history(Echo()), mode, "q", config)
     assert not told
@@ -272,10 +276,10 @@ def failing(store: HistoryStore, session: str, answer: Any) -> tuple[Runnable[An
     """A chain whose store is out of reach once the model has been asked; and what `on_error` is told."""
     told: list[tuple[Any, list[str]]] = []
     dead = unreachable()
-    view = store._view(_on_error=lambda error, messages: told.append((error, texts(messages))))
+    view = store.within(on_error=lambda error, messages: told.append((error, texts(messages))))
 
     def model(messages: list[BaseMessage]) -> Iterator[Any]:
-        view._driver = dead._driver
+        view.driver = dead.driver
         yield "half "
         if isinstance(answer, Exception):
             raise answer

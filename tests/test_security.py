@@ -195,8 +195,13 @@ def test_the_matrix_sees_what_it_looks_for(
             name = f"chat_history_{table}"
             seen: set[str] = set()
             for victim in matrix.victims.values():
-                of = Request("", f"select * from {name} where user_id = %s", (victim.user_id,), "GET",
-                             f"{name}?user_id=eq.{victim.user_id}")  # fmt: skip
+                of = Request(
+                    "",
+                    f"select * from {name} where user_id = %s",
+                    (victim.user_id,),
+                    "GET",
+                    f"{name}?user_id=eq.{victim.user_id}",
+                )
                 seen |= matrix.sees(actor, of)
             assert seen == expected, (actor.name, table)
 
@@ -248,14 +253,22 @@ def test_a_users_store_works_on_their_sessions_only(
         (turn,) = ada.turns(NAME)
         as_bob = ada.for_user(stage.bob.user_id)
         for refused in (
-            lambda: as_bob.load(NAME), lambda: as_bob.messages(NAME), lambda: as_bob.turns(NAME),
-            lambda: as_bob.session(NAME), lambda: as_bob.clear(NAME), lambda: as_bob.delete_session(NAME),
-            lambda: as_bob.append(NAME, [HumanMessage("x")]), lambda: as_bob.usage(), lambda: as_bob.feedback(NAME),
-            lambda: as_bob.add_feedback(NAME, turn, "k", score=1), lambda: as_bob.prune(dry_run=False),
-            lambda: ada.delete_user(stage.bob.user_id), lambda: ada.usage(user_id=stage.bob.user_id),
+            lambda: as_bob.load(NAME),
+            lambda: as_bob.messages(NAME),
+            lambda: as_bob.turns(NAME),
+            lambda: as_bob.session(NAME),
+            lambda: as_bob.clear(NAME),
+            lambda: as_bob.delete_session(NAME),
+            lambda: as_bob.append(NAME, [HumanMessage("x")]),
+            lambda: as_bob.usage(),
+            lambda: as_bob.feedback(NAME),
+            lambda: as_bob.add_feedback(NAME, turn, "k", score=1),
+            lambda: as_bob.prune(dry_run=False),
+            lambda: ada.delete_user(stage.bob.user_id),
+            lambda: ada.usage(user_id=stage.bob.user_id),
             lambda: ada.get_session_history(NAME, stage.bob.user_id).messages,
             lambda: ada.get_session_history(NAME, stage.bob.user_id).add_messages([HumanMessage("x")]),
-        ):  # fmt: skip
+        ):
             with pytest.raises(Forbidden) as caught:
                 refused()
             assert caught.value.code == "42501"

@@ -124,8 +124,13 @@ def test_each_part_of_a_window_is_a_limited_read_of_an_index(filled15: str) -> N
     with psycopg.connect(filled15, autocommit=True) as conn:
         conn.add_notice_handler(lambda d: notices.append(d.message_primary or ""))
         conn.execute("load 'auto_explain'")
-        for name, value in {"log_min_duration": "0", "log_nested_statements": "on", "log_analyze": "on",
-                            "log_format": "json", "log_level": "notice"}.items():  # fmt: skip
+        for name, value in {
+            "log_min_duration": "0",
+            "log_nested_statements": "on",
+            "log_analyze": "on",
+            "log_format": "json",
+            "log_level": "notice",
+        }.items():
             conn.execute("select set_config(%s, %s, false)", [f"auto_explain.{name}", value])
         for window in KINDS.values():
             conn.execute(
@@ -165,6 +170,8 @@ def test_a_window_takes_no_longer_on_a_long_session(filled: str) -> None:
                         taken[name].append(time.perf_counter() - started)
             median = {name: statistics.median(times) for name, times in taken.items()}
             ratios = {name: round(median[name] / median["small"], 2) for name in ("large", "failed")}
-            print(f"window by {kind}: on 100,000 messages {ratios['large']} times its cost on 100, "
-                  f"behind 2,000 failed turns {ratios['failed']} times")  # fmt: skip
+            print(
+                f"window by {kind}: on 100,000 messages {ratios['large']} times its cost on 100, "
+                f"behind 2,000 failed turns {ratios['failed']} times"
+            )
             assert max(ratios.values()) <= 1.5

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 
 from langchain_supabase_history import HistoryStore, InvalidSession, Turn, Window
-from langchain_supabase_history.messages import encode_message, without_unanswered_calls
+from langchain_supabase_history.core.messages import encode_message
+from langchain_supabase_history.core.repair import without_unanswered_calls
 
 from .conftest import Api
 
@@ -118,8 +119,13 @@ def conversations(draw: st.DrawFn) -> list[tuple[str, list[BaseMessage]]]:
 
 
 limits = st.none() | st.integers(1, 12)
-windows = st.builds(Window, messages=limits, turns=st.none() | st.integers(1, 4), tokens=st.none() | st.integers(1, 60),
-                    keep_system=st.booleans())  # fmt: skip
+windows = st.builds(
+    Window,
+    messages=limits,
+    turns=st.none() | st.integers(1, 4),
+    tokens=st.none() | st.integers(1, 60),
+    keep_system=st.booleans(),
+)
 
 
 def store_conversation(store: HistoryStore, session: str, turns: list[tuple[str, list[BaseMessage]]]) -> list[Row]:
@@ -262,8 +268,13 @@ def test_a_process_can_keep_what_it_has_read(database: str) -> None:
         header = conn.execute("select chat_history_load('s')->'header'").fetchone()
         assert header is not None
         assert header[0] | {"system": None} == {
-            "epoch": 1, "revision": 1, "last_position": 6, "system": None, "fallback": False, "fallback_alone": False,
-        }  # fmt: skip
+            "epoch": 1,
+            "revision": 1,
+            "last_position": 6,
+            "system": None,
+            "fallback": False,
+            "fallback_alone": False,
+        }
 
 
 def test_a_fallback_and_the_system_message_stay_within_the_budget_together(shared_database: str, session: str) -> None:

@@ -10,7 +10,7 @@ import psycopg
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
-from ..calls import Json
+from ..core.call import Json
 
 
 class Array(list[bytes]):
@@ -74,8 +74,6 @@ class _Dumper(Dumper):
         return b"".join(parts)
 
 
-ARRAYS: Final[dict[str, type[Array]]] = {
-    "text[]": _Text, "json[]": _Json, "uuid[]": _Uuid, "integer[]": _Integer
-}  # fmt: skip
+ARRAYS: Final[dict[str, type[Array]]] = {"text[]": _Text, "json[]": _Json, "uuid[]": _Uuid, "integer[]": _Integer}
 for _array in ARRAYS.values():
     psycopg.adapters.register_dumper(_array, _Dumper)

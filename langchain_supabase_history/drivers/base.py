@@ -15,9 +15,9 @@ from typing import Any, Final, TypeVar
 
 import tenacity
 
-from ..calls import Call
+from ..core.call import Call
+from ..core.identity import Identity
 from ..errors import StoreClosed, Transient, Unavailable
-from ..identity import Identity
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ class Driver(ABC):
         self._used = True
         end = time.monotonic() + self.deadline
         try:
-            return self._try(call, identity, False, self.deadline * _SHARE)
+            return self.attempt(call, identity, False, self.deadline * _SHARE)
         except Transient as error:
             first = error  # only now: what retries costs as much as a round trip
         try:
@@ -68,7 +68,7 @@ class Driver(ABC):
                 with attempt:
                     if attempt.retry_state.attempt_number == 1:
                         raise first
-                    return self._try(call, identity, True, _seconds(end))
+                    return self.attempt(call, identity, True, _seconds(end))
         except Transient as error:
             raise _unavailable(error, self.deadline) from error.__cause__ or error
         raise AssertionError("unreachable")
@@ -88,7 +88,7 @@ class Driver(ABC):
     async def _aexecute(self, call: Call[T], identity: Identity | None) -> T:
         end = time.monotonic() + self.deadline
         try:
-            return await self._atry(call, identity, False, self.deadline * _SHARE)
+            return await self.aattempt(call, identity, False, self.deadline * _SHARE)
         except Transient as error:
             first = error
         try:
@@ -96,7 +96,7 @@ class Driver(ABC):
                 with attempt:
                     if attempt.retry_state.attempt_number == 1:
                         raise first
-                    return await self._atry(call, identity, True, _seconds(end))
+                    return await self.aattempt(call, identity, True, _seconds(end))
         except Transient as error:
             raise _unavailable(error, self.deadline) from error.__cause__ or error
         raise AssertionError("unreachable")
@@ -105,12 +105,12 @@ class Driver(ABC):
         return self._loop.run(work)
 
     @abstractmethod
-    def _try(self, call: Call[T], identity: Identity | None, replay: bool, seconds: float) -> T:
+    def attempt(self, call: Call[T], identity: Identity | None, replay: bool, seconds: float) -> T:
         """One try. Raises `Transient` where another may succeed."""
 
     @abstractmethod
-    async def _atry(self, call: Call[T], identity: Identity | None, replay: bool, seconds: float) -> T:
-        """Async version of _try."""
+    async def aattempt(self, call: Call[T], identity: Identity | None, replay: bool, seconds: float) -> T:
+        """Async version of attempt."""
 
     def signed_in(self) -> str:
         """The user that requests without an identity run as, where a client of the application's has one; else ''."""

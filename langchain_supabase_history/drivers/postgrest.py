@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import httpx
 import orjson
 
-from ..calls import Call, Json
+from ..core.call import Call, Json
+from ..core.identity import Identity, token_subject
+from ..core.values import loads
 from ..errors import Forbidden, HistoryError, NotConfigured, StoreClosed, Transient, from_code, is_transient
-from ..identity import Identity, token_subject
-from ..values import loads
 from .base import Driver
 
 if TYPE_CHECKING:
@@ -50,9 +50,11 @@ class PostgrestDriver(Driver):
                 from postgrest import SyncPostgrestClient
 
                 self._client = SyncPostgrestClient(
-                    self._url + "/rest/v1", schema=self.schema, headers=self._headers,
+                    self._url + "/rest/v1",
+                    schema=self.schema,
+                    headers=self._headers,
                     http_client=httpx.Client(limits=self._limits()),
-                )  # fmt: skip
+                )
             return self._client
 
     async def _apostgrest(self) -> AsyncPostgrestClient:
@@ -60,12 +62,14 @@ class PostgrestDriver(Driver):
             from postgrest import AsyncPostgrestClient
 
             self._aclient = AsyncPostgrestClient(
-                self._url + "/rest/v1", schema=self.schema, headers=self._headers,
+                self._url + "/rest/v1",
+                schema=self.schema,
+                headers=self._headers,
                 http_client=httpx.AsyncClient(limits=self._limits()),
-            )  # fmt: skip
+            )
         return self._aclient
 
-    def _try(self, call: Call[T], identity: Identity | None, replay: bool, seconds: float) -> T:
+    def attempt(self, call: Call[T], identity: Identity | None, replay: bool, seconds: float) -> T:
         client = self._postgrest()
         request = _request(client, call, identity, self.schema, replay)
         end = time.monotonic() + seconds
@@ -81,7 +85,7 @@ class PostgrestDriver(Driver):
             raise self._translate(error) from error
         return _answer(call, response, bytes(content))
 
-    async def _atry(self, call: Call[T], identity: Identity | None, replay: bool, seconds: float) -> T:
+    async def aattempt(self, call: Call[T], identity: Identity | None, replay: bool, seconds: float) -> T:
         client = await self._apostgrest()
         end = asyncio.get_running_loop().time() + seconds
         if identity is not None and identity.may_wait:  # not on the loop, where all operations would wait with it
@@ -194,15 +198,21 @@ def _request(
     replay: bool,
 ) -> dict[str, Any]:
     headers = httpx.Headers(client.headers)
-    headers.update({"Content-Type": "application/json", "Accept": "application/json",
-                    "Accept-Profile": schema, "Content-Profile": schema})  # fmt: skip
+    headers.update(
+        {
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "Accept-Profile": schema,
+            "Content-Profile": schema,
+        }
+    )
     if identity is not None:  # on this request alone, never on the shared client
         headers["Authorization"] = f"Bearer {identity.access_token()}"
     if not all(headers.get(name, "").isprintable() for name in ("apikey", "Authorization")):
         # Sent, it would be refused by an error that repeats it.
         raise NotConfigured("The key or the access token has characters that no key has.", advice="Copy it anew.")
     body = orjson.dumps(call.arguments(replay=replay), default=_fragment, option=orjson.OPT_PASSTHROUGH_DATACLASS)
-    return {"url": str(client.base_url.joinpath("rpc", call.function)), "headers": headers, "content": body}
+    return {"url": str(client.base_url.joinpath("rpc", call.function.name)), "headers": headers, "content": body}
 
 
 def _fragment(value: Any) -> Any:

@@ -18,7 +18,10 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 from psycopg.types.string import TextLoader
 
-from ..calls import SQL_TYPES, Call, Json
+from ..core.call import Call, Json
+from ..core.identity import Identity
+from ..core.settings import check_placeholders
+from ..core.values import loads
 from ..errors import (
     LOGIN_ADVICE,
     Forbidden,
@@ -27,14 +30,12 @@ from ..errors import (
     StoreClosed,
     Transient,
     Unavailable,
-    check_placeholders,
     from_code,
     is_transient,
 )
-from ..identity import Identity, Verifier
-from ..values import loads
 from .arrays import ARRAYS
 from .base import Driver
+from .verifier import Verifier
 
 T = TypeVar("T")
 
@@ -132,9 +133,12 @@ class PsycopgDriver(Driver):
         # transaction. No prepared statements: a transaction pooler loses them.
         return {
             "kwargs": {"autocommit": True, "prepare_threshold": None},
-            "min_size": 1, "max_size": self.pool_size, "open": False, "timeout": self.deadline,
+            "min_size": 1,
+            "max_size": self.pool_size,
+            "open": False,
+            "timeout": self.deadline,
             "reconnect_timeout": max(self.deadline, 30.0),
-        }  # fmt: skip
+        }
 
     # --- sync
 
@@ -153,7 +157,7 @@ class PsycopgDriver(Driver):
         finally:
             self._lock.release()
 
-    def _try(self, call: Call[T], identity: Identity | None, replay: bool, seconds: float) -> T:
+    def attempt(self, call: Call[T], identity: Identity | None, replay: bool, seconds: float) -> T:
         claims = None if identity is None else self._verifier.claims(identity)
         query, params = _statement(call, self.schema, replay)
         end = time.monotonic() + seconds
@@ -236,7 +240,7 @@ class PsycopgDriver(Driver):
                 self._used, self._apool = True, pool
             return self._apool
 
-    async def _atry(self, call: Call[T], identity: Identity | None, replay: bool, seconds: float) -> T:
+    async def aattempt(self, call: Call[T], identity: Identity | None, replay: bool, seconds: float) -> T:
         end = time.monotonic() + seconds
         claims = await self._aclaims(identity)
         query, params = _statement(call, self.schema, replay)
@@ -309,29 +313,30 @@ class PsycopgDriver(Driver):
 
 def _statement(call: Call[Any], schema: str, replay: bool) -> tuple[bytes, dict[str, Any]]:
     args = call.arguments(replay=replay)
-    query = _query(schema, call.function, call.parse_rows is not None, tuple(args))
-    return query, {name: _value(name, value) for name, value in args.items()}
+    types = call.function.types
+    typed = tuple((name, types.get(name, "text")) for name in args)
+    query = _query(schema, call.function.name, call.parse_rows is not None, typed)
+    return query, {name: _value(kind, args[name]) for name, kind in typed}
 
 
 @cache
-def _query(schema: str, function: str, rows: bool, names: tuple[str, ...]) -> bytes:
+def _query(schema: str, function: str, rows: bool, typed: tuple[tuple[str, str], ...]) -> bytes:
     """`select schema.function(name => value, ...)`, or the rows of its twin where they are faster to read.
 
     Every name in it is one of ours, and the schema's was checked to be a plain identifier.
     """
-    named = ", ".join(f"{name} => {_placeholder(name)}" for name in names)
+    named = ", ".join(f"{name} => {_placeholder(name, kind)}" for name, kind in typed)
     form = "select type, data from {}_rows({})" if rows else "select {}({})"
     return form.format(f'"{schema}".{function}', named).encode()
 
 
-def _placeholder(name: str) -> str:
-    kind = SQL_TYPES.get(name, "text")
+def _placeholder(name: str, kind: str) -> str:
     return f"%({name})b" if kind in ARRAYS else f"%({name})s::{kind}"
 
 
-def _value(name: str, value: Any) -> Any:
+def _value(kind: str, value: Any) -> Any:
     if isinstance(value, list):
-        return ARRAYS[SQL_TYPES[name]].of(value)
+        return ARRAYS[kind].of(value)
     return value.text.decode() if isinstance(value, Json) else value
 
 
@@ -426,9 +431,11 @@ def _with_defaults(conninfo: str, deadline: float) -> str:
     hosts = str(given.get("host") or given.get("hostaddr") or os.environ.get("PGHOST") or "").split(",")
     defaults: dict[str, Any] = {
         "connect_timeout": max(2, int(deadline / 2)),
-        "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3,
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
         "application_name": "langchain_supabase_history",
-    }  # fmt: skip
+    }
     if not all(map(_is_local, hosts)) and not os.environ.get("PGSSLMODE"):
         defaults["sslmode"] = "require"
     return make_conninfo("", **{**defaults, **given})

@@ -1,0 +1,99 @@
+"""The driver for a way to reach the database."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from ..core.settings import check_limit, check_placeholders, check_schema
+from ..errors import NotConfigured
+from .environment import NAMES, find_missing
+
+if TYPE_CHECKING:
+    from ..drivers.base import Driver
+
+_ALSO: Final = (
+    "A .env file is not read by itself; on Streamlit, root-level entries of the app's secrets are. "
+    "To try it without an account: HistoryStore.local()."
+)
+
+
+def driver_from_env(**options: Any) -> Driver:
+    """For what the environment names; see `HistoryStore.from_env`."""
+    given = {name: os.environ.get(name, "") for name in NAMES}
+    if (missing := find_missing(given, os.environ)) is not None:
+        raise NotConfigured(missing.says, advice=f"{missing.fix} {_ALSO}")
+    if given["SUPABASE_DB_URL"]:
+        return driver_from_postgres(given["SUPABASE_DB_URL"], **options)
+    return driver_from_supabase(given["SUPABASE_URL"], given["SUPABASE_KEY"], **options)
+
+
+def driver_from_supabase(
+    url: str, key: str, *, schema: str = "public", deadline: float = 10, pool_size: int = 10
+) -> Driver:
+    """Over the Data API; see `HistoryStore.from_supabase`."""
+    from ..drivers.postgrest import PostgrestDriver
+
+    check_placeholders(url, "SUPABASE_URL")
+    check_placeholders(key, "SUPABASE_KEY")
+    return PostgrestDriver(url, key, **_checked(schema, deadline, pool_size))
+
+
+def driver_from_client(
+    client: Any, async_client: Any, *, schema: str = "public", deadline: float = 10, pool_size: int = 10
+) -> Driver:
+    """Over the application's own supabase clients; see `HistoryStore.from_client`."""
+    from ..drivers.postgrest import ClientDriver
+
+    if client is None and async_client is None:
+        raise NotConfigured("from_client needs a supabase client: supabase.create_client(url, key).")
+    for given in (client, async_client):
+        if given is not None and not hasattr(type(given), "postgrest"):
+            raise NotConfigured(f"from_client needs supabase clients, got {type(given).__name__}.")
+    return ClientDriver(client, async_client, **_checked(schema, deadline, pool_size))
+
+
+def driver_from_postgres(
+    conninfo: str,
+    *,
+    schema: str = "public",
+    deadline: float = 10,
+    pool_size: int = 10,
+    jwt_secret: str | None = None,
+    jwks_url: str | None = None,
+) -> Driver:
+    """Over psycopg; see `HistoryStore.from_postgres`."""
+    from ..drivers.psycopg import PsycopgDriver
+    from ..drivers.verifier import Verifier
+
+    check_conninfo(conninfo)
+    checked = _checked(schema, deadline, pool_size)
+    return PsycopgDriver(conninfo, verifier=Verifier(jwt_secret, jwks_url, deadline), **checked)
+
+
+def _checked(schema: str, deadline: float, pool_size: int) -> dict[str, Any]:
+    return {
+        "schema": check_schema(schema),
+        "deadline": check_limit(deadline, "deadline", (int, float), 0.01, " of seconds,"),
+        "pool_size": check_limit(pool_size, "pool_size", int, 1),
+    }
+
+
+def check_conninfo(conninfo: object) -> None:
+    """Refuse what is known to be no connection string of PostgreSQL's; the driver sees to the rest.
+
+    Raises:
+        NotConfigured: It is not filled in, in SQLAlchemy's form, or a web address.
+    """
+    check_placeholders(conninfo, "The connection string")
+    if not isinstance(conninfo, str):
+        return
+    if re.match(r"postgres(ql)?\+\w+://", conninfo):
+        raise NotConfigured("The connection string is in SQLAlchemy's form.", advice="Begin it with postgresql://.")
+    if conninfo.startswith(("https://", "http://")):
+        raise NotConfigured(
+            "This is a web address, not a connection string.",
+            advice="The project's URL and key go to HistoryStore.from_supabase(url, key), or into SUPABASE_URL and "
+            "SUPABASE_KEY; a connection string is like postgresql://user:password@host:5432/postgres.",
+        )

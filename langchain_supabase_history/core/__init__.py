@@ -1,0 +1,1 @@
+"""Pure: nothing here talks to a database, a service or a file."""

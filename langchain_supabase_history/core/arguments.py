@@ -1,0 +1,161 @@
+"""Arguments, checked before anything is sent."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, Final, TypeVar, get_args
+
+import orjson
+from langchain_core.messages import BaseMessage
+from langchain_core.utils.uuid import uuid7
+
+from ..errors import InvalidInput, InvalidMessage, InvalidSession
+from ..records import Status, Turn
+from . import values
+from .call import Json
+
+C = TypeVar("C", bound=Callable[..., Any] | None)
+
+MAX_ID_LENGTH: Final = 1000
+MAX_PAGE: Final = 1000
+LONGEST_SECONDS: Final = 1e9  # 30 years
+
+
+def check_id(value: object, name: str = "session_id") -> str:
+    """A session or user id as it may be stored: text of 1 to 1000 characters, without NUL or lone surrogates."""
+    if not isinstance(value, str):
+        raise InvalidSession(f"{name} must be a str, got {type(value).__name__}: pass str({name}).")
+    if not 1 <= len(value) <= MAX_ID_LENGTH:
+        raise InvalidSession(f"{name} must have 1 to {MAX_ID_LENGTH} characters, got {len(value)}.")
+    if not values.is_plain(value):
+        raise InvalidSession(f"{name} must not contain NUL or lone surrogates.")
+    return value
+
+
+def check_optional_id(value: object, name: str) -> str | None:
+    """An id as `check_id` takes it, or None."""
+    return None if value is None else check_id(value, name)
+
+
+def check_messages(value: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """A list of what may be messages; each is checked when it is encoded."""
+    if isinstance(value, (str, bytes, BaseMessage)) or not isinstance(value, Sequence):
+        raise InvalidMessage(f"messages must be a list of messages, got {type(value).__name__}.")
+    return list(value)
+
+
+def check_text(value: object, name: str, longest: int) -> str:
+    """Text that a column of text can hold."""
+    if not isinstance(value, str) or not 1 <= len(value) <= longest or not values.is_plain(value):
+        raise InvalidInput(f"{name} must be a str of 1 to {longest} characters, without NUL or lone surrogates.")
+    return value
+
+
+def check_uuid(value: object, name: str) -> uuid.UUID:
+    """A UUID, or the text of one."""
+    if isinstance(value, uuid.UUID):
+        return value
+    try:
+        return uuid.UUID(value if isinstance(value, str) else "")
+    except ValueError:
+        raise InvalidMessage(f"{name} must be UUIDs.") from None
+
+
+def check_whole(value: object, name: str, low: int, high: int = 2**63 - 1) -> int:
+    """A whole number within limits."""
+    if type(value) is not int or not low <= value <= high:
+        raise InvalidSession(f"{name} must be a whole number from {low} to {high}.")
+    return value
+
+
+def check_number(value: object, name: str, low: float = float("-inf")) -> float:
+    """A number that a column of numbers can hold: finite, and not less than `low`."""
+    if not isinstance(value, (int, float)) or not math.isfinite(value) or value < low:
+        raise InvalidInput(f"{name} must be a finite number" + (f" from {low:g} on." if low > -math.inf else "."))
+    return float(value)
+
+
+def check_flag(value: object, name: str) -> bool:
+    """True or False, and nothing that merely counts as such."""
+    if type(value) is not bool:
+        raise InvalidSession(f"{name} must be True or False.")
+    return value
+
+
+def check_callable(value: C, name: str) -> C:
+    """Something to call, or None."""
+    if value is not None and not callable(value):
+        raise InvalidInput(f"{name} must be callable.")
+    return value
+
+
+def check_time(value: object, name: str) -> str | None:
+    """A time with its zone in ISO 8601, or None."""
+    if value is None:
+        return None
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        raise InvalidInput(f"{name} must be a datetime with a time zone.")
+    return value.isoformat()
+
+
+def check_cursor(value: object) -> int | None:
+    """The position that a page's `next_cursor` stands for, or None."""
+    if value is None:
+        return None
+    if not (isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 18):
+        raise InvalidSession("cursor must be the next_cursor of a page of this listing.")
+    return int(value)
+
+
+def message_ids(count: int, idempotency_key: str | None = None) -> list[uuid.UUID]:
+    """Row ids for so many messages: new ones, or, with an application's idempotency key, always the same ones."""
+    if idempotency_key is None:
+        return [uuid.UUID(int=uuid7().int) for _ in range(count)]
+    check_id(idempotency_key, "idempotency_key")
+    namespace = uuid.uuid5(uuid.NAMESPACE_OID, "langchain_supabase_history")
+    return [uuid.uuid5(namespace, f"{idempotency_key}\x00{n}") for n in range(count)]
+
+
+_TURN_TEXTS: Final = ("trace_id", "run_id", "project", "model", "error")
+_TURN_TIMES: Final = ("started_at", "ended_at")
+_TURN_COUNTS: Final = ("input_tokens", "output_tokens", "total_tokens")
+TURN_JSON: Final = ("token_details", "documents", "metadata")
+
+
+def turn_json(turn: Turn, **more: Any) -> Json:
+    """A turn as the database takes it, with `more` in it.
+
+    Raises:
+        InvalidMessage: A field cannot be stored.
+    """
+    if not isinstance(turn, Turn):
+        raise InvalidMessage(f"turn must be a Turn, got {type(turn).__name__}.")
+    if turn.status not in get_args(Status):
+        raise InvalidMessage(f"turn.status must be one of {', '.join(get_args(Status))}.")
+    fields: dict[str, Any] = {"id": str(check_uuid(turn.id, "turn.id")), "status": turn.status}
+    for name in _TURN_TEXTS:
+        if (text := getattr(turn, name)) is not None:
+            if not isinstance(text, str):
+                raise InvalidMessage(f"turn.{name} must be a str.")
+            # A column of text holds neither NUL nor lone surrogates; what the eye sees is kept.
+            fields[name] = values.made_plain(text)
+    for name in _TURN_TIMES:
+        if (at := getattr(turn, name)) is not None:
+            if not isinstance(at, datetime) or at.tzinfo is None:
+                raise InvalidMessage(f"turn.{name} must be a datetime with a time zone.")
+            fields[name] = at.isoformat()
+    for name in _TURN_COUNTS:
+        if (count := getattr(turn, name)) is not None:
+            fields[name] = check_whole(count, f"turn.{name}", 0)
+    if turn.total_cost is not None:
+        fields["total_cost"] = check_number(turn.total_cost, "turn.total_cost", 0)
+    for name in TURN_JSON:
+        if value := getattr(turn, name):
+            try:
+                fields[name] = values.to_json(value, f"turn.{name}")
+            except values.Unencodable as error:
+                raise InvalidMessage(f"{error.path[:200]} cannot be stored: {error.reason}.") from None
+    return Json(orjson.dumps(fields | more))

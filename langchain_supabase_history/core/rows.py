@@ -1,0 +1,114 @@
+"""Rows that the database answers with, as records."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from datetime import date, datetime
+from typing import Any, TypeVar
+
+from langchain_core.messages import BaseMessage
+
+from ..records import Feedback, Loaded, Page, Session, StoredMessage, Turn, Usage
+from . import messages as codec, values
+from .arguments import TURN_JSON
+from .repair import without_unanswered_calls
+
+R = TypeVar("R")
+
+
+def read_time(text: str | None) -> datetime | None:
+    """A time of the database's."""
+    return None if text is None else datetime.fromisoformat(text)
+
+
+def _fields_of(cls: type[Any], row: dict[str, Any]) -> dict[str, Any]:
+    """The entries of a row that the record has; a newer schema may give more."""
+    names = {f.name for f in fields(cls)}
+    return {name: value for name, value in row.items() if name in names}
+
+
+def read_session(row: dict[str, Any] | None) -> Session | None:
+    """A session's row."""
+    if row is None:
+        return None
+    times = {name: read_time(row[name]) for name in ("created_at", "updated_at")}
+    return Session(**_fields_of(Session, {**row, **times, "metadata": values.decode(row["metadata"] or {})}))
+
+
+def read_turn(row: dict[str, Any]) -> Turn:
+    """A turn's row."""
+    times = {name: read_time(row[name]) for name in ("started_at", "ended_at", "created_at")}
+    jsons = {name: values.decode(row[name]) for name in TURN_JSON}
+    question = [codec.decode_or_wrap(part["type"], part["data"]) for part in row["question"] or ()]
+    read = {**times, **jsons, "id": uuid.UUID(row["id"]), "metadata": jsons["metadata"] or {}, "question": question}
+    if row["total_cost"] is not None:
+        read["total_cost"] = float(row["total_cost"])
+    return Turn(**_fields_of(Turn, row | read))
+
+
+def read_message(row: dict[str, Any], message: BaseMessage | None = None) -> StoredMessage:
+    """A message's row; with `message`, of one whose content the caller has."""
+    return StoredMessage(
+        id=uuid.UUID(row["id"]),
+        position=row["position"],
+        created_at=datetime.fromisoformat(row["created_at"]),
+        turn_id=uuid.UUID(row["turn_id"]),
+        message=message if message is not None else codec.decode_or_wrap(row["type"], row["data"]),
+    )
+
+
+def read_feedback(row: dict[str, Any]) -> Feedback:
+    """A row of feedback."""
+    wrapped = row["value"] or {}
+    return Feedback(
+        id=uuid.UUID(row["id"]),
+        turn_id=uuid.UUID(row["turn_id"]),
+        message_id=uuid.UUID(row["message_id"]) if row["message_id"] else None,
+        key=row["key"],
+        score=None if row["score"] is None else float(row["score"]),
+        value=values.decode(wrapped.get("value")),
+        comment=row["comment"],
+        created_at=datetime.fromisoformat(row["created_at"]),
+        updated_at=datetime.fromisoformat(row["updated_at"]),
+        sent_at=read_time(row["sent_at"]),
+        unsent=row["unsent"],
+    )
+
+
+def read_usage(row: dict[str, Any]) -> Usage:
+    """A row of usage."""
+    day = None if row["day"] is None else date.fromisoformat(row["day"])
+    cost = None if row["total_cost"] is None else float(row["total_cost"])
+    return Usage(**{**_fields_of(Usage, row), "day": day, "total_cost": cost})
+
+
+def read_page(item: Callable[[dict[str, Any]], R]) -> Callable[[Any], Page[R]]:
+    """Reads a page whose items `item` reads."""
+
+    def parse(reply: Any) -> Page[R]:
+        following = reply["next"]
+        return Page([item(row) for row in reply["items"]], None if following is None else str(following))
+
+    return parse
+
+
+def read_loaded(reply: Any) -> Loaded:
+    """What `chat_history_load` answers."""
+    return _loaded(reply["header"], *codec.decode_items(reply["messages"]))
+
+
+def read_loaded_rows(rows: Sequence[tuple[Any, ...]]) -> Loaded:
+    """What `chat_history_load_rows` answers: the header's row, then the messages'."""
+    return _loaded(values.loads(rows[0][1]), *codec.decode_rows(rows[1:]))
+
+
+def _loaded(header: dict[str, Any], found: list[BaseMessage], unreadable: int) -> Loaded:
+    front = found[: bool(header["system"])]
+    rest = found[len(front) :]
+    fallback = rest[: bool(header["fallback"])]
+    kept = without_unanswered_calls(rest[len(fallback) :])
+    if not kept and fallback:
+        kept, front = fallback, [] if header["fallback_alone"] else front
+    return Loaded(front + kept, header["epoch"], header["revision"], header["last_position"], unreadable)

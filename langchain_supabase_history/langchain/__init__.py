@@ -1,0 +1,1 @@
+"""LangChain: a session as a chat history, and memory around a runnable."""

@@ -1,0 +1,60 @@
+"""How a store gives memory to LangChain's runnables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+from ..operations.base import Operations
+from ..records import Window
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import Runnable
+
+    from .history import SupabaseChatMessageHistory
+    from .runnable import RunnableWithHistory
+
+
+class MemoryOptions(TypedDict, total=False):
+    """The options of `with_history`; see there."""
+
+    input_messages_key: str | None
+    output_messages_key: str | None
+    history_messages_key: str | None
+    document_content: bool
+
+
+class LangChain(Operations):
+    """The part of a store that LangChain's applications use."""
+
+    def get_session_history(self, session_id: str, user_id: str | None = None) -> SupabaseChatMessageHistory:
+        """A history for one turn: the factory for `RunnableWithMessageHistory`. No I/O.
+
+        It reads once and keeps that until it writes. Make one for each turn.
+
+        Args:
+            session_id: The session's name.
+            user_id: The user it belongs to; by default this store's.
+        """
+        from .history import SupabaseChatMessageHistory
+
+        return SupabaseChatMessageHistory(session_id, self, user_id=user_id, keep=True)
+
+    def with_history(
+        self, runnable: Runnable[Any, Any], *, window: Window | None = None, **options: Unpack[MemoryOptions]
+    ) -> RunnableWithHistory:
+        """A runnable with memory: it is given the conversation so far, and its turn is stored.
+
+        Args:
+            runnable: A chain, a chat model or an agent.
+            window: How much of the conversation it is given; by default this store's window, else all.
+            input_messages_key: Where in a dictionary given as input the question is.
+            output_messages_key: Where in a dictionary that comes out the answer is.
+            history_messages_key: Where in the input the conversation so far goes; by default in front of the question.
+            document_content: Keep the whole text of the documents that retrievers found, not an excerpt.
+
+        Raises:
+            InvalidInput: The runnable is none, or a key is no str.
+        """
+        from .runnable import RunnableWithHistory
+
+        return RunnableWithHistory(runnable, self if window is None else self.with_window(window), **options)

@@ -1,0 +1,215 @@
+"""`SupabaseChatMessageHistory`: a session as LangChain's `BaseChatMessageHistory`.
+
+The one module that imports LangChain's chat-history class, which is deprecated and may go in langchain-core 2.0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+
+from langchain_core.chat_history import BaseChatMessageHistory
+from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.runnables.config import var_child_runnable_config
+
+from ..connect.drivers import driver_from_env
+from ..core.arguments import check_id, check_messages
+from ..core.call import Call
+from ..errors import HistoryError
+from ..operations.base import Operations
+from ..operations.messages import append_call, load_call
+from ..operations.scope import Scope
+from ..operations.sessions import clear
+from ..records import Loaded, StoredMessage, Turn, Window
+from .progress import Progress, is_cut
+
+_shared: Operations | None = None
+_shared_lock = threading.Lock()
+
+
+def shared_store() -> Operations:
+    """The store of histories that were given none: one `HistoryStore.from_env()` for the process."""
+    global _shared
+    with _shared_lock:
+        if _shared is None:
+            _shared = Operations(driver_from_env(), Scope())
+        return _shared
+
+
+class SupabaseChatMessageHistory(BaseChatMessageHistory):
+    """One session's messages, as LangChain reads and writes them.
+
+    Make one for each turn; no I/O happens until it is read or written. Within a turn of `RunnableWithMessageHistory` it
+    keeps its first read until its own write, so that turns that overlap on one session cannot disturb each other.
+    Elsewhere every read is fresh. One object shared by several turns has no such protection, nor has, unless `keep` is
+    set, a sync stream that is closed early, for it ends outside its turn.
+
+    Args:
+        session_id: The session's name.
+        store: Where it is kept; by default a `HistoryStore.from_env()` shared by the process.
+        user_id: The user it belongs to; by default the store's.
+        window: How much of it `messages` shows; by default the store's window, else all.
+        keep: Keep the first read outside a turn too (`HistoryStore.get_session_history` does so).
+
+    Raises:
+        InvalidSession: The session or user id cannot be right.
+    """
+
+    def __init__(
+        self,
+        session_id: str,
+        store: Operations | None = None,
+        *,
+        user_id: str | None = None,
+        window: Window | None = None,
+        keep: bool = False,
+    ) -> None:
+        super().__init__()
+        self.session_id = check_id(session_id)
+        store = shared_store() if store is None else store
+        store = store if user_id is None else store.for_user(user_id)
+        self._store = store if window is None else store.with_window(window)
+        self._keep = keep
+        self._kept: Loaded | None = None
+        self._progress: Progress | None = None
+        self._began_running = False
+        self.last_error: HistoryError | None = None
+        """Why the last write failed, or None. `RunnableWithMessageHistory` swallows what writing raises."""
+
+    # --- read
+
+    def _running(self) -> bool:
+        """Whether the code that is running is a turn of `RunnableWithMessageHistory` whose history is this object."""
+        config = var_child_runnable_config.get()
+        return config is not None and config.get("configurable", {}).get("message_history") is self
+
+    def _take(self, loaded: Loaded) -> list[BaseMessage]:
+        if self._keep or self._running():
+            self._kept = loaded
+        return list(loaded.messages)
+
+    def _begin_read(self) -> list[BaseMessage] | None:
+        """What was kept for this turn; None where the database must be asked, which begins a turn."""
+        running = self._running()
+        kept = self._kept if self._keep or running else None
+        if self._progress is None or (kept is None and (running or not self._began_running)):
+            self._progress, self._began_running = Progress(), False
+        self._progress.note_trace(self.session_id)
+        self._began_running = self._began_running or running
+        return None if kept is None else list(kept.messages)
+
+    @property
+    def messages(self) -> list[BaseMessage]:
+        """What the model should see of the session."""
+        kept = self._begin_read()
+        if kept is not None:
+            return kept
+        return self._take(self._store.execute(load_call(self._store.scope, self.session_id)))
+
+    @messages.setter
+    def messages(self, messages: Sequence[BaseMessage]) -> None:
+        # In the place of all that there are, in one transaction.
+        if check_messages(messages):
+            self._write(messages, replace=True)
+        else:
+            self.clear()
+
+    async def aget_messages(self) -> list[BaseMessage]:
+        """Async version of messages."""
+        kept = self._begin_read()
+        return (
+            self._take(await self._store.aexecute(load_call(self._store.scope, self.session_id)))
+            if kept is None
+            else kept
+        )
+
+    # --- write
+
+    def add_messages(self, messages: Sequence[BaseMessage]) -> None:
+        """Append messages to the session, all or none.
+
+        Raises:
+            Conflict: The session was cleared or deleted since this object has read it.
+            HistoryError: They could not be stored. The error, whichever it is, is also in `last_error`, and given to
+                the store's `on_error`, because `RunnableWithMessageHistory` swallows it.
+        """
+        self._write(messages)
+
+    async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
+        """Async version of add_messages."""
+        try:
+            if call := self._append(messages):
+                await self._store.aexecute(call)
+        except HistoryError as error:
+            self._failed(error, messages)
+            raise
+        except asyncio.CancelledError:
+            self._failed(HistoryError("Saving was cancelled: the messages may be stored or not."), messages)
+            raise
+        self._forget()
+
+    def _write(self, messages: Sequence[BaseMessage], replace: bool = False) -> None:
+        try:
+            if call := self._append(messages, replace):
+                self._store.execute(call)
+        except HistoryError as error:
+            self._failed(error, messages)
+            raise
+        self._forget()
+
+    def _append(self, messages: Sequence[BaseMessage], replace: bool = False) -> Call[list[StoredMessage]] | None:
+        messages = check_messages(messages)
+        turn = self._turn(messages, replace)
+        if turn is not None and self._progress is not None:
+            messages = self._progress.completed(messages)
+        if not messages and turn is None:
+            return None
+        return append_call(
+            self._store.scope,
+            self.session_id,
+            messages,
+            turn=turn,
+            replace=replace,
+            known_epoch=None if self._kept is None or replace else self._kept.epoch,
+        )
+
+    def _turn(self, messages: Sequence[BaseMessage], replace: bool) -> Turn | None:
+        """The turn that messages with a question in front open; None where they continue one, or are none at all."""
+        messages = [message for message in messages if isinstance(message, BaseMessage)]
+        first = next((message for message in messages if message.type != "system"), None)
+        if not messages or not (replace or isinstance(first, HumanMessage)):
+            return None
+        progress = self._progress or Progress()
+        progress.note_trace(self.session_id)
+        return progress.turn(messages, "interrupted" if self._cut(messages[-1]) else "completed")
+
+    def _cut(self, answer: BaseMessage) -> bool:
+        """Whether the turn was cut short.
+
+        A sync stream that its consumer closes is stored as if it had ended, but from outside of its turn's context.
+        What the answer looks like decides only where no turn was running: a chat model without anything around it, or a
+        generator, gives whole answers without a last chunk.
+        """
+        return not self._running() if self._began_running else is_cut(answer)
+
+    def _forget(self) -> None:
+        self._kept = self._progress = self.last_error = None
+        self._began_running = False
+
+    def _failed(self, error: HistoryError, messages: Sequence[BaseMessage]) -> None:
+        self.last_error = error
+        self._store.scope.report(error, messages)
+
+    def clear(self) -> None:
+        """Remove all messages of the session from sight."""
+        self._store.run(clear(self._store.scope, self.session_id))
+        self._forget()
+
+    async def aclear(self) -> None:
+        """Async version of clear."""
+        await self._store.arun(clear(self._store.scope, self.session_id))
+        self._forget()
+
+    def __repr__(self) -> str:
+        return f"SupabaseChatMessageHistory({self.session_id!r}, {self._store!r})"

@@ -1,0 +1,1 @@
+"""The operations of a store, by area: a plan for each, and the pair of methods that carry it out."""

@@ -1,0 +1,1 @@
+"""Appends that wait in a file while the database is away."""
