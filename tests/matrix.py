@@ -329,35 +329,32 @@ def on_function(function: Function, victim: Victim, own: Victim, refused: str | 
 def _call(
     function: Function, how: str, victim: Victim, user_id: str | None, row: dict[str, Any], refused: str | None
 ) -> Request:
-    args = {
-        name: value
-        for name, kind in function.arguments
-        if (value := _value(function.name, name, kind, victim, user_id, row)) is not None
-    }
-    kinds = dict(function.arguments)
-    record = "json_populate_record(null::chat_history_sessions, %s)"
-    marks = ", ".join(
-        f"{name} => {record if kinds[name].endswith('chat_history_sessions') else '%s::' + kinds[name]}"
-        for name in args
-    )
-    params = tuple(
-        json.dumps(v)
-        if isinstance(v, dict) or (isinstance(v, list) and kinds[n] == "json")
-        else [json.dumps(one) for one in v]
-        if kinds[n] == "json[]"
-        else v
-        for n, v in args.items()
-    )
-    body = {n: _record(v) if kinds[n].endswith("chat_history_sessions") else v for n, v in args.items()}
-    return Request(
-        f"{function.name} {how}",
-        f"select * from {function.name}({marks})",
-        params,
-        "POST",
-        f"rpc/{function.name}",
-        body,
-        refused=refused,
-    )
+    marks, params, body = [], [], {}
+    for name, kind in function.arguments:
+        value = _value(function.name, name, kind, victim, user_id, row)
+        if value is None and name:
+            continue
+        mark, param, sent = _argument(kind, value)
+        marks.append(f"{name} => {mark}" if name else mark)
+        params.append(param)
+        body[name] = sent
+    sql = f"select * from {function.name}({', '.join(marks)})"
+    if "" in body:  # no rpc: the Data API calls no function whose arguments have no names
+        return Request(f"{function.name} {how}", sql, tuple(params), refused=refused)
+    path = f"rpc/{function.name}"
+    return Request(f"{function.name} {how}", sql, tuple(params), "POST", path, body, refused=refused)
+
+
+def _argument(kind: str, value: Any) -> tuple[str, Any, Any]:
+    """An argument as it is sent: its mark and its parameter in SQL, and its JSON."""
+    table = kind.rpartition(".")[2]
+    if table.startswith("chat_history_"):
+        return f"json_populate_record(null::{table}, %s)", json.dumps(value), _record(value)
+    if kind == "json":
+        return "%s::json", None if value is None else json.dumps(value), value
+    if kind == "json[]":
+        return "%s::json[]", [json.dumps(one) for one in value], value
+    return f"%s::{kind}", value, value
 
 
 def _record(row: dict[str, Any]) -> str:
@@ -370,6 +367,12 @@ def _value(function: str, name: str, kind: str, victim: Victim, user_id: str | N
         return user_id
     if kind.endswith("chat_history_sessions"):
         return row
+    if kind.endswith("chat_history_turns"):
+        return {**row, "id": victim.turn_id, "status": "failed", "first_position": 1}
+    if kind.endswith("chat_history_batch"):
+        return {"ids": [str(uuid.uuid4())], "types": ["human"], "data": [{"content": "slipped in"}], "tokens": [1]}
+    if not name:
+        return _unnamed(kind, victim, user_id)
     about_turn = {"turn_id": victim.turn_id, "session_id": NAME, "user_id": user_id, "id": str(uuid.uuid4())}
     by_name = {
         "of_session": victim.key,
@@ -415,3 +418,12 @@ def _value(function: str, name: str, kind: str, victim: Victim, user_id: str | N
         "numeric": 1,
     }
     return defaults.get(kind)
+
+
+def _unnamed(kind: str, victim: Victim, user_id: str | None) -> Any:
+    """An argument of a function that is a part of others: they have no names."""
+    return {
+        "uuid": victim.key, "uuid[]": [victim.message_id], "text": user_id, "text[]": ["human"], "boolean": False,
+        "json": {"id": victim.turn_id, "status": "failed"}, "json[]": [{"content": "slipped in"}],
+        "integer": 1, "bigint": 1, "double precision": 1.0, "numeric": 1,
+    }.get(kind)  # fmt: skip

@@ -57,7 +57,7 @@ def test_the_wheel_holds_the_package_whole_and_nothing_else(wheel: zipfile.ZipFi
     }
     assert shipped == wanted
     assert "langchain_supabase_history/py.typed" in shipped
-    assert "langchain_supabase_history/sql/0001_conversations.sql" in shipped
+    assert "langchain_supabase_history/sql/0001_tables.sql" in shipped
     assert any(name.endswith("LICENSE") for name in names)
     (entry,) = [name for name in names if name.endswith("entry_points.txt")]
     assert "langchain-supabase-history = langchain_supabase_history.commands.main:main" in wheel.read(entry).decode()

@@ -1,5 +1,8 @@
--- What the doctor reads: which migrations are applied, and how the schema is really guarded. Both answer over the Data
--- API too, where nothing else tells.
+-- The doctor: which migrations are applied, and how the schema is really guarded. Both answer over the Data API too,
+-- where nothing else can be asked.
+--
+--   chat_history_version   the ledger of migrations
+--   chat_history_guards    row level security, policies and rights as they are
 
 -- The ledger: {"<version>": "<checksum>"}. It runs as its owner, for nobody else may read that table; it tells of no
 -- user and takes no argument.

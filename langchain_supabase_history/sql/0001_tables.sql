@@ -1,0 +1,151 @@
+-- Tables of conversations: sessions, their messages, the turns these belong to, and feedback on them.
+--
+--   chat_history_user, chat_history_key   who asks, and which session is meant
+--   chat_history_sessions                 one row a conversation: its lock, its counters, its epoch
+--   chat_history_messages                 what was said, by position
+--   chat_history_turns                    a question, all that was done for it, and the answer
+--   chat_history_feedback                 ratings of turns and messages
+--
+-- Every migration runs with `search_path` set to the schema that the objects go to, and each function keeps that path
+-- (`set search_path from current`). Functions run as their caller, so row level security holds inside them. Functions
+-- that are only parts of others take arguments without names: the Data API neither lists nor calls such functions.
+--
+-- Row level security is on from here, and 0002 says who may see what: until then only the tables' owner.
+
+-- The user of the request's claims: Supabase's `sub`. Null, which equals nothing, where there are none.
+create function chat_history_user() returns text
+language plpgsql stable parallel safe set search_path from current as $$
+begin
+  return nullif(nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub', '');
+end
+$$;
+
+-- A session's key. Each part is hashed by itself, so that no two pairs of user and session share one.
+create function chat_history_key(user_id text, session_id text) returns uuid
+language plpgsql immutable strict parallel safe set search_path from current as $$
+begin
+  return encode(substr(sha256(sha256(convert_to(user_id, 'UTF8')) || sha256(convert_to(session_id, 'UTF8'))), 1, 16),
+                'hex')::uuid;
+end
+$$;
+
+-- The tables -----------------------------------------------------------------------------------------------
+
+-- One row a conversation. It is also the lock and the counter of its conversation: whoever writes locks this row
+-- first. A deleted session stays as a tombstone without content, for its epoch.
+create table chat_history_sessions (
+  session_key uuid primary key,
+  user_id text not null,                          -- '' : the application itself
+  session_id text not null check (session_id <> '' and length(session_id) <= 1000),
+  title text,
+  metadata json,
+  created_at timestamptz not null default clock_timestamp(),
+  updated_at timestamptz not null default clock_timestamp(),
+  deleted_at timestamptz,
+  last_position bigint not null default 0,        -- of the newest message; never goes back
+  last_turn bigint not null default 0,            -- ordinal of the newest turn; never goes back
+  last_turn_id uuid,                              -- the turn that an append without one joins
+  cleared_position bigint not null default 0,     -- messages up to here are hidden
+  cleared_turn bigint not null default 0,         -- turns up to here are hidden
+  message_count bigint not null default 0,        -- of the messages that are not hidden
+  epoch integer not null default 0,               -- raised when messages are cleared, deleted or trimmed
+  erased_epoch integer not null default 0,        -- the epoch that the last clear or delete has made
+  erased_by uuid,                                 -- the request that did: its retry does nothing and is answered alike
+  erased_count bigint,                            -- how many messages it hid
+  erased_turn_id uuid,                            -- the last turn that it hid, which a late retry must not begin again
+  revision bigint not null default 0,             -- raised by every change but an append
+  unique (session_key, user_id),
+  check (session_key = chat_history_key(user_id, session_id))
+) with (fillfactor = 60);                         -- room for the counters' next version on the same page
+
+-- One user's sessions, in the order in which they are walked. None of its columns ever changes, so appends stay cheap.
+create index chat_history_sessions_user on chat_history_sessions (user_id, session_key);
+
+create table chat_history_messages (
+  session_key uuid not null,
+  user_id text not null,
+  position bigint not null,
+  id uuid not null,                               -- minted by the writer before its first try
+  turn_id uuid not null,
+  type text not null,                             -- LangChain's message type: human, ai, tool, system, ...
+  data json not null,                             -- LangChain's dictionary of it, without defaults
+  tokens integer not null check (tokens >= 0),
+  in_context boolean not null default true,       -- false: of a failed turn, the model is not shown it
+  -- The same as `position` for the messages that the model is shown. A column of its own, because a window must walk
+  -- an index that holds nothing else: offered the other too, the planner may take it and read all that failed.
+  context_position bigint generated always as (case when in_context then position end) stored,
+  begins_turn boolean not null default false,
+  created_at timestamptz not null default clock_timestamp(),
+  primary key (session_key, position),
+  unique (session_key, id),
+  foreign key (session_key, user_id) references chat_history_sessions (session_key, user_id) on delete cascade
+);
+
+-- What a window reads: the messages in context from the newest on, without touching their payload.
+create index chat_history_messages_context on chat_history_messages (session_key, context_position)
+  include (tokens, type) where context_position is not null;
+create index chat_history_messages_turn_starts on chat_history_messages (session_key, context_position)
+  where begins_turn and context_position is not null;
+
+-- One row a turn: a question, all that was done for it, and the answer.
+create table chat_history_turns (
+  session_key uuid not null,
+  user_id text not null,
+  id uuid not null,
+  ordinal bigint not null,
+  status text not null default 'completed' check (status in ('running', 'interrupted', 'failed', 'completed')),
+  first_position bigint,                          -- of its first message, once it has one
+  question json,                                  -- messages that wait for the turn to end: [{id, type, data, tokens}]
+  trace_id text,
+  run_id text,
+  project text,
+  started_at timestamptz,
+  ended_at timestamptz,
+  model text,
+  input_tokens bigint,
+  output_tokens bigint,
+  total_tokens bigint,
+  token_details json,
+  total_cost numeric check (total_cost >= 0),     -- US dollars: LangSmith's own figure, never computed here
+  documents json,
+  error text,
+  metadata json,
+  created_at timestamptz not null default clock_timestamp(),
+  primary key (session_key, id),
+  unique (session_key, ordinal),
+  foreign key (session_key, user_id) references chat_history_sessions (session_key, user_id) on delete cascade
+);
+create index chat_history_turns_running on chat_history_turns (session_key) where status = 'running';
+-- By the time at which a turn was held: as its caller says, else when it was stored.
+create index chat_history_turns_time on chat_history_turns (user_id, (coalesce(started_at, created_at)));
+
+create table chat_history_feedback (
+  session_key uuid not null,
+  user_id text not null,
+  id uuid not null,
+  turn_id uuid not null,
+  message_id uuid,
+  key text not null,
+  score double precision,
+  value json,
+  comment text,
+  metadata json,
+  created_at timestamptz not null default clock_timestamp(),
+  updated_at timestamptz not null default clock_timestamp(),
+  ordinal bigint not null,                        -- its place among the session's feedback
+  sent_at timestamptz,                            -- when LangSmith last took it; null: never
+  unsent boolean not null default false,          -- whether LangSmith has yet to be told, of it or of its change
+  refusals integer not null default 0,            -- how often LangSmith refused it; after ten it is left alone
+  primary key (session_key, id),
+  unique (session_key, ordinal),
+  foreign key (session_key, user_id) references chat_history_sessions (session_key, user_id) on delete cascade
+);
+
+create index chat_history_feedback_turn on chat_history_feedback (session_key, turn_id, key);
+create index chat_history_feedback_unsent on chat_history_feedback (user_id, updated_at) where unsent;
+
+alter table chat_history_sessions enable row level security;
+alter table chat_history_messages enable row level security;
+alter table chat_history_turns enable row level security;
+alter table chat_history_feedback enable row level security;
+alter table chat_history_migrations enable row level security;

@@ -1,0 +1,145 @@
+-- Retention: removing what is hidden, what nobody used for long, and what is beyond a limit.
+--
+--   chat_history_prune     one batch of it
+--   chat_history_trimmed   a session's row as it stands once only its newest messages are kept
+--
+-- It waits for nobody: a session that is being written to is passed over until the next time.
+
+-- A session as it stands once only its newest messages are kept; as it is, where nothing is beyond them. The turn that
+-- the oldest of these belongs to stays whole, unless that keeps more than as many again. Positions never go back, so
+-- the rest is hidden like cleared messages are; the epoch is raised, so that a late replay brings none of it back.
+create function chat_history_trimmed(chat_history_sessions, integer) returns chat_history_sessions
+language plpgsql stable set search_path from current as $$
+declare
+  session alias for $1;
+  keep_messages alias for $2;
+  oldest record;
+  turn_start bigint;
+  hidden bigint;
+begin
+  select m.position, m.turn_id into oldest from chat_history_messages m
+    where m.session_key = session.session_key and m.position > session.cleared_position
+    order by m.position desc offset keep_messages - 1 limit 1;
+  select t.first_position into turn_start from chat_history_turns t
+    where t.session_key = session.session_key and t.id = oldest.turn_id
+      and t.first_position between oldest.position - keep_messages and oldest.position;
+  oldest.position := coalesce(turn_start, oldest.position);
+  select count(*) into hidden from chat_history_messages m
+    where m.session_key = session.session_key and m.position > session.cleared_position and m.position < oldest.position;
+  if hidden = 0 then
+    return session;
+  end if;
+  session.message_count := session.message_count - hidden;
+  session.cleared_position := oldest.position - 1;
+  -- The turns that are kept: those of the messages that are, the one that the next append may join, and those that
+  -- run and may hold a question; a day later they run no more.
+  session.cleared_turn := greatest(session.cleared_turn, -1 + (
+    select min(t.ordinal) from chat_history_turns t
+      where t.session_key = session.session_key and t.ordinal > session.cleared_turn
+        and (t.id = session.last_turn_id
+          or t.status = 'running' and t.created_at > clock_timestamp() - interval '1 day'
+          or t.id in (
+            select m.turn_id from chat_history_messages m
+              where m.session_key = session.session_key and m.position >= oldest.position))));
+  session.epoch := session.epoch + 1;
+  session.revision := session.revision + 1;
+  return session;
+end
+$$;
+
+-- Remove one batch of what need not be kept. What `clear` has hidden always goes; further
+--
+--   idle_for   sessions without a write for so long: they are deleted, and stay as tombstones without content
+--   keep_messages   of each session all but so many of the newest messages
+--   dry_run    only count: nothing is changed and nothing locked
+--   batch      how much one call removes at most, in sessions, messages and turns together
+--   user_id    of this user only; null for all sessions that the caller may see
+--   after_session   the `next` of the batch before
+--
+-- Answers {"sessions": deleted, "trimmed": sessions that lost their oldest messages, "messages", "turns", "feedback":
+-- rows removed, "next": where to go on, or null}.
+create function chat_history_prune(
+  idle_for interval default null, keep_messages integer default null, dry_run boolean default true,
+  batch integer default 500, user_id text default null, after_session uuid default null)
+returns json
+language plpgsql set search_path from current
+  set statement_timeout to '60s' set plan_cache_mode to force_custom_plan as $$
+#variable_conflict use_column
+declare
+  candidates constant integer := 1000;  -- looked at in one call, so that a call stays short where little is to be done
+  owner constant text := chat_history_owner(chat_history_prune.user_id);
+  everyone constant boolean := chat_history_prune.user_id is null and chat_history_user() is null;
+  idle_before constant timestamptz := clock_timestamp() - idle_for;
+  last uuid := coalesce(after_session, '00000000-0000-0000-0000-000000000000');
+  seen integer := 0;
+  spent integer := 0;
+  found_key uuid;
+  session chat_history_sessions;
+  before bigint;
+  swept json;
+  deleted integer := 0;
+  trimmed integer := 0;
+  messages bigint := 0;
+  turns bigint := 0;
+  feedback bigint := 0;
+begin
+  dry_run := coalesce(dry_run, true);
+  batch := coalesce(batch, 500);
+  if idle_for <= interval '0' or keep_messages < 1 or batch not between 1 and 10000 then
+    raise exception 'prune takes a time above 0, at least 1 message to keep, and a batch of 1 to 10000'
+      using errcode = 'PT400';
+  end if;
+  for found_key in
+    select s.session_key from chat_history_sessions s
+      where (everyone or s.user_id = owner) and s.session_key > last
+        and (s.deleted_at is null and (s.updated_at < idle_before or s.message_count > keep_messages)
+          or s.cleared_position > 0 and exists (
+            select from chat_history_messages m
+              where m.session_key = s.session_key and m.position <= s.cleared_position)
+          or s.cleared_turn > 0 and exists (
+            select from chat_history_turns t
+              where t.session_key = s.session_key and t.ordinal <= s.cleared_turn
+                and t.id is distinct from s.last_turn_id))
+      order by s.session_key limit candidates
+  loop
+    exit when spent >= batch;
+    seen := seen + 1;
+    if dry_run then
+      select s.* into session from chat_history_sessions s where s.session_key = found_key;
+    else
+      select s.* into session from chat_history_sessions s where s.session_key = found_key for update skip locked;
+    end if;
+    if not found then
+      last := found_key;
+      continue;
+    end if;
+    -- As it stands now: it may have been written to since it was found.
+    if session.deleted_at is null and session.updated_at < idle_before then
+      session := chat_history_buried(session);
+      deleted := deleted + 1;
+      spent := spent + 1;
+    elsif session.message_count > keep_messages then
+      before := session.revision;
+      session := chat_history_trimmed(session, keep_messages);
+      trimmed := trimmed + (session.revision <> before)::integer;
+      spent := spent + (session.revision <> before)::integer;
+    end if;
+    if dry_run then
+      swept := chat_history_sweep(session, null, true);
+    else
+      perform chat_history_settle(session);
+      swept := chat_history_sweep(session, greatest(batch - spent, 1), false);
+    end if;
+    messages := messages + (swept ->> 'messages')::bigint;
+    turns := turns + (swept ->> 'turns')::bigint;
+    feedback := feedback + (swept ->> 'feedback')::bigint;
+    spent := spent + (swept ->> 'messages')::integer + (swept ->> 'turns')::integer;
+    exit when (swept ->> 'more')::boolean;  -- the next call goes on with this session
+    last := found_key;
+  end loop;
+  return json_build_object('sessions', deleted, 'trimmed', trimmed, 'messages', messages, 'turns', turns,
+    'feedback', feedback, 'next', case when spent >= batch or seen = candidates then last end);
+end
+$$;
+
+select chat_history_grant();
