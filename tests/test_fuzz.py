@@ -8,6 +8,7 @@ import inspect
 import json
 import logging
 import math
+import sys
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
@@ -281,6 +282,18 @@ def bad_for(name: str, annotation: str) -> list[Any]:
 OPTIONS = ["schema", "deadline", "pool_size", "on_error", "max_message_bytes", "count_tokens", "jwt_secret", "jwks_url"]
 
 
+# What carries out plans: for those who add operations, not for applications.
+PLUMBING = {"execute", "aexecute", "run", "arun", "within"}
+
+
+def options_of(method: Callable[..., Any], annotation: str) -> list[tuple[str, str]]:
+    """The options of an `Unpack[...]`: their names and types."""
+    if not annotation.startswith("Unpack[") or "Connecting" in method.__qualname__:
+        return []
+    options = vars(sys.modules[method.__module__])[annotation.removeprefix("Unpack[").removesuffix("]")]
+    return [(name, reference.__forward_arg__) for name, reference in options.__annotations__.items()]
+
+
 def arguments(method: Callable[..., Any], draw: Callable[[Any], Any]) -> tuple[list[Any], dict[str, Any]]:
     """Bad values for all that a method must be given, and for some, at least one, of what it may be given."""
     args: list[Any] = []
@@ -290,6 +303,8 @@ def arguments(method: Callable[..., Any], draw: Callable[[Any], Any]) -> tuple[l
         name, annotation = parameter.name, str(parameter.annotation)
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
             kwargs[name] = draw(st.sampled_from(bad_for(name, annotation)))
+        elif parameter.kind is parameter.VAR_KEYWORD and options_of(method, annotation):
+            optional += options_of(method, annotation)
         elif parameter.kind is parameter.VAR_KEYWORD:
             chosen = draw(st.sampled_from(OPTIONS[:6]))
             kwargs[chosen] = draw(st.sampled_from(BAD_BY_NAME[chosen]))
@@ -304,7 +319,8 @@ def arguments(method: Callable[..., Any], draw: Callable[[Any], Any]) -> tuple[l
 
 
 def public(cls: type) -> list[str]:
-    return [name for name, member in inspect.getmembers(cls) if not name.startswith("_") and callable(member)]
+    found = [name for name, member in inspect.getmembers(cls) if not name.startswith("_") and callable(member)]
+    return [name for name in found if name not in PLUMBING]
 
 
 @pytest.fixture(scope="module", autouse=True)

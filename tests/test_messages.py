@@ -321,8 +321,8 @@ def nested(levels: int) -> Any:
 def test_no_artifact_costs_a_message(artifact: Any) -> None:
     message = ToolMessage("ok", tool_call_id="c1", artifact=artifact)
     encoded = encode_message(message, "messages[1]")
-    (amiss,) = encoded.amiss
-    assert amiss.startswith("messages[1].artifact: ")
+    (warning,) = encoded.warnings
+    assert warning.startswith("messages[1].artifact: ")
     back = decode_message(encoded.type, json.loads(encoded.data))
     assert back.artifact["$type"] == "unencodable"  # type: ignore[attr-defined]
 
@@ -385,7 +385,7 @@ def test_a_tag_that_is_not_ours_stays_and_costs_nothing(tagged: Any) -> None:
 def test_a_count_that_fails_is_replaced_by_an_estimate(count: Any, told: str) -> None:
     encoded = encode_message(HumanMessage("x" * 40), "messages[0]", count_tokens=count)
     assert encoded.tokens == 14
-    assert encoded.amiss == [f"messages[0]: count_tokens {told}; an estimate is stored in its place"]
+    assert encoded.warnings == [f"messages[0]: count_tokens {told}; an estimate is stored in its place"]
 
 
 def test_a_negative_usage_is_no_count() -> None:
