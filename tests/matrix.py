@@ -369,6 +369,8 @@ def _value(function: str, name: str, kind: str, victim: Victim, user_id: str | N
         return row
     if kind.endswith("chat_history_turns"):
         return {**row, "id": victim.turn_id, "status": "failed", "first_position": 1}
+    if kind.endswith("chat_history_feedback"):
+        return {**row, "id": str(uuid.uuid4()), "turn_id": victim.turn_id, "key": "helpful"}
     if kind.endswith("chat_history_batch"):
         return {"ids": [str(uuid.uuid4())], "types": ["human"], "data": [{"content": "slipped in"}], "tokens": [1]}
     if not name:

@@ -560,9 +560,9 @@ OWNED = "user_id = (select chat_history_user())"
             "authenticated may execute chat_history_grant.",
         ),
         (
-            "grant select on chat_history_migrations to authenticated",
+            "grant insert on chat_history_migrations to authenticated",
             "grants",
-            "authenticated may select on chat_history_migrations.",
+            "authenticated may insert on chat_history_migrations.",
         ),
         (
             "revoke delete on chat_history_turns from authenticated",

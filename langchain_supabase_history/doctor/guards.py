@@ -23,8 +23,11 @@ _FUNCTIONS: Final = (
 )
 _TABLES: Final = ("sessions", "messages", "turns", "feedback")
 _ROWS: Final = ("select", "insert", "update", "delete")
-_OWNER: Final = (
-    "(user_id=(selectchat_history_user()aschat_history_user))"  # without blanks, as PostgreSQL writes it back
+# The policies' expressions without blanks, as PostgreSQL writes them back.
+_OWNER: Final = "(user_id=(selectchat_history_user()aschat_history_user))"
+_IN_OWN_SESSION: Final = (
+    "({owner}and(exists(selectfromchat_history_sessionsswhere((s.session_key={table}.session_key)"
+    "and(s.user_id={table}.user_id)))))"
 )
 
 
@@ -33,9 +36,9 @@ def _short(name: str) -> str:
 
 
 def _allowed(relation: dict[str, Any], role: str) -> tuple[str, ...]:
-    if role in ("public", "anon") or relation["name"] == "chat_history_migrations":
+    if role in ("public", "anon"):
         return ()
-    return ("select",) if relation["kind"] == "v" else _ROWS
+    return ("select",) if relation["kind"] == "v" or _short(relation["name"]) == "migrations" else _ROWS
 
 
 def grants(facts: dict[str, Any], mend: str) -> Iterator[Finding]:
@@ -134,7 +137,14 @@ def _relation(relation: dict[str, Any], schema: str) -> Iterator[Finding]:
     name = relation["name"]
     table = f'"{schema}".{name}'
     owner = f'user_id = (select "{schema}".chat_history_user())'
-    create = f"create policy owner on {table} using ({owner}) with check ({owner});"
+    check = owner
+    if _short(name) != "sessions":
+        sessions = f'"{schema}".chat_history_sessions'
+        check += (
+            f" and exists (select from {sessions} s where s.session_key = {name}.session_key "
+            f"and s.user_id = {name}.user_id)"
+        )
+    create = f"create policy owner on {table} using ({owner}) with check ({check});"
     if relation["kind"] == "v":
         if not relation["row_security"]:
             yield fault(
@@ -157,7 +167,7 @@ def _relation(relation: dict[str, Any], schema: str) -> Iterator[Finding]:
         yield fault(
             "row level security", f"The policy of {name} is gone: signed-in users see none of their rows.", create
         )
-    elif not _is_ours(ours):
+    elif not _is_ours(ours, name):
         yield fault(
             "row level security", f"The policy of {name} was changed.", f"drop policy owner on {table}; {create}"
         )
@@ -175,6 +185,8 @@ def _relation(relation: dict[str, Any], schema: str) -> Iterator[Finding]:
             )
 
 
-def _is_ours(policy: dict[str, Any]) -> bool:
-    written = {"".join(str(policy[part]).lower().split()) for part in ("using", "check")}
-    return written == {_OWNER} and policy["command"] == "*" and policy["permissive"] and policy["roles"] == "{0}"
+def _is_ours(policy: dict[str, Any], table: str) -> bool:
+    using, check = ("".join(str(policy[part]).lower().split()) for part in ("using", "check"))
+    wanted = _OWNER if _short(table) == "sessions" else _IN_OWN_SESSION.format(owner=_OWNER, table=table)
+    ours = using == _OWNER and check == wanted
+    return ours and policy["command"] == "*" and policy["permissive"] and policy["roles"] == "{0}"

@@ -11,6 +11,8 @@
 -- that are only parts of others take arguments without names: the Data API neither lists nor calls such functions.
 --
 -- Row level security is on from here, and 0002 says who may see what: until then only the tables' owner.
+--
+-- Constraints have names that say what they guard. The functions check their arguments themselves and say more.
 
 -- The user of the request's claims: Supabase's `sub`. Null, which equals nothing, where there are none.
 create function chat_history_user() returns text
@@ -36,7 +38,7 @@ $$;
 create table chat_history_sessions (
   session_key uuid primary key,
   user_id text not null,                          -- '' : the application itself
-  session_id text not null check (session_id <> '' and length(session_id) <= 1000),
+  session_id text not null,
   title text,
   metadata json,
   created_at timestamptz not null default clock_timestamp(),
@@ -55,11 +57,13 @@ create table chat_history_sessions (
   erased_turn_id uuid,                            -- the last turn that it hid, which a late retry must not begin again
   revision bigint not null default 0,             -- raised by every change but an append
   unique (session_key, user_id),
-  check (session_key = chat_history_key(user_id, session_id))
+  constraint names check (session_id <> '' and length(session_id) <= 1000 and octet_length(user_id) <= 2500),
+  constraint key check (session_key = chat_history_key(user_id, session_id))
 ) with (fillfactor = 60);                         -- room for the counters' next version on the same page
 
 -- One user's sessions, in the order in which they are walked. None of its columns ever changes, so appends stay cheap.
 create index chat_history_sessions_user on chat_history_sessions (user_id, session_key);
+create index chat_history_sessions_live on chat_history_sessions (user_id, session_key) where deleted_at is null;
 
 create table chat_history_messages (
   session_key uuid not null,
@@ -69,7 +73,7 @@ create table chat_history_messages (
   turn_id uuid not null,
   type text not null,                             -- LangChain's message type: human, ai, tool, system, ...
   data json not null,                             -- LangChain's dictionary of it, without defaults
-  tokens integer not null check (tokens >= 0),
+  tokens integer not null constraint tokens check (tokens >= 0),
   in_context boolean not null default true,       -- false: of a failed turn, the model is not shown it
   -- The same as `position` for the messages that the model is shown. A column of its own, because a window must walk
   -- an index that holds nothing else: offered the other too, the planner may take it and read all that failed.
@@ -93,7 +97,7 @@ create table chat_history_turns (
   user_id text not null,
   id uuid not null,
   ordinal bigint not null,
-  status text not null default 'completed' check (status in ('running', 'interrupted', 'failed', 'completed')),
+  status text not null default 'completed',       -- running, interrupted, failed or completed
   first_position bigint,                          -- of its first message, once it has one
   question json,                                  -- messages that wait for the turn to end: [{id, type, data, tokens}]
   trace_id text,
@@ -106,18 +110,24 @@ create table chat_history_turns (
   output_tokens bigint,
   total_tokens bigint,
   token_details json,
-  total_cost numeric check (total_cost >= 0),     -- US dollars: LangSmith's own figure, never computed here
+  total_cost numeric,                             -- US dollars: LangSmith's own figure, never computed here
   documents json,
   error text,
   metadata json,
   created_at timestamptz not null default clock_timestamp(),
   primary key (session_key, id),
   unique (session_key, ordinal),
-  foreign key (session_key, user_id) references chat_history_sessions (session_key, user_id) on delete cascade
+  foreign key (session_key, user_id) references chat_history_sessions (session_key, user_id) on delete cascade,
+  constraint status check (status in ('running', 'interrupted', 'failed', 'completed')),
+  constraint counts check (least(input_tokens, output_tokens, total_tokens) >= 0),
+  constraint cost check (total_cost >= 0 and total_cost < 'Infinity')  -- NaN is above both
 );
 create index chat_history_turns_running on chat_history_turns (session_key) where status = 'running';
 -- By the time at which a turn was held: as its caller says, else when it was stored.
 create index chat_history_turns_time on chat_history_turns (user_id, (coalesce(started_at, created_at)));
+-- Turns whose cost LangSmith is still to be asked for: none, where nothing is traced.
+create index chat_history_turns_uncosted on chat_history_turns (id)
+  where total_cost is null and coalesce(run_id, trace_id) is not null and project is not null;
 
 create table chat_history_feedback (
   session_key uuid not null,
@@ -142,7 +152,7 @@ create table chat_history_feedback (
 );
 
 create index chat_history_feedback_turn on chat_history_feedback (session_key, turn_id, key);
-create index chat_history_feedback_unsent on chat_history_feedback (user_id, updated_at) where unsent;
+create index chat_history_feedback_unsent on chat_history_feedback (user_id, refusals, updated_at) where unsent;
 
 alter table chat_history_sessions enable row level security;
 alter table chat_history_messages enable row level security;

@@ -28,62 +28,85 @@ $$;
 
 -- Row level security: a row is its user's, and nobody else's. Only in this form is the policy one comparison for
 -- the whole query. Logins that own the tables or have `bypassrls` (service_role) are the application itself.
+--
+-- A row is written only into a session of the user's own. The foreign key would refuse all else too, but at the end of
+-- the statement: until then the row's entry in a unique index would make the true owner's append wait for it.
 create policy owner on chat_history_sessions
   using (user_id = (select chat_history_user())) with check (user_id = (select chat_history_user()));
 create policy owner on chat_history_messages
-  using (user_id = (select chat_history_user())) with check (user_id = (select chat_history_user()));
+  using (user_id = (select chat_history_user()))
+  with check (user_id = (select chat_history_user()) and exists (
+    select from chat_history_sessions s
+      where s.session_key = chat_history_messages.session_key and s.user_id = chat_history_messages.user_id));
 create policy owner on chat_history_turns
-  using (user_id = (select chat_history_user())) with check (user_id = (select chat_history_user()));
+  using (user_id = (select chat_history_user()))
+  with check (user_id = (select chat_history_user()) and exists (
+    select from chat_history_sessions s
+      where s.session_key = chat_history_turns.session_key and s.user_id = chat_history_turns.user_id));
 create policy owner on chat_history_feedback
-  using (user_id = (select chat_history_user())) with check (user_id = (select chat_history_user()));
+  using (user_id = (select chat_history_user()))
+  with check (user_id = (select chat_history_user()) and exists (
+    select from chat_history_sessions s
+      where s.session_key = chat_history_feedback.session_key and s.user_id = chat_history_feedback.user_id));
+
+-- The ledger says which migrations are applied, which is no secret; it is read and never written.
+create policy version on chat_history_migrations for select using (true);
 
 -- Who may use what: Supabase's signed-in users and its service role, where these exist, and `extra_role` where one is
 -- named (an application's login that does not own the tables). Run it again when such a role comes later, or when
 -- something has granted more. All is revoked first: default privileges have often granted too much already, truncate
 -- among it, which row level security does not hold back.
 --
--- It goes by what there is: tables with a policy may be read and written, views may be read, functions be called. A
--- table without a policy, and this function, are the owner's alone.
+-- Rights follow the policies: a table with one for every command may be read and written, a table with one for select
+-- may be read, a table without any is the owner's alone, and so is this function. Views may be read, functions called.
+--
+-- Each migration ends by calling it without a name. A role that was named before is then granted what is new: it is
+-- known by its right to write sessions, which nothing but this function gives it.
 create function chat_history_grant(extra_role text default null) returns void
 language plpgsql set search_path from current as $$
 declare
   home constant oid := (select p.pronamespace from pg_proc p where p.oid = 'chat_history_grant'::regproc);
-  relations constant text := (
-    select string_agg(c.oid::regclass::text, ', ') from pg_class c
-      where c.relnamespace = home and c.relkind in ('r', 'p', 'v') and c.relname like 'chat\_history\_%');
-  written constant text := (
-    select string_agg(c.oid::regclass::text, ', ') from pg_class c
-      where c.relnamespace = home and c.relkind in ('r', 'p') and c.relname like 'chat\_history\_%'
-        and exists (select from pg_policy p where p.polrelid = c.oid));
-  views constant text := (
-    select string_agg(c.oid::regclass::text, ', ') from pg_class c
-      where c.relnamespace = home and c.relkind = 'v' and c.relname like 'chat\_history\_%');
-  functions constant text := (
-    select string_agg(p.oid::regprocedure::text, ', ') from pg_proc p
-      where p.pronamespace = home and p.proname like 'chat\_history\_%');
-  name text;
+  ours constant text := 'chat\_history\_%';
+  relations text;
+  readable text;
+  writable text;
+  functions text;
+  role record;
 begin
-  if extra_role is not null and to_regrole(quote_ident(extra_role)) is null then
-    raise exception 'role % does not exist', extra_role using errcode = '42704';
+  if extra_role is not null and not exists (select from pg_roles r where r.rolname = extra_role) then
+    raise exception 'role % does not exist', extra_role using errcode = '42704', hint = 'Create the role first.';
   end if;
+  select string_agg(c.oid::regclass::text, ', '), string_agg(c.oid::regclass::text, ', ') filter (where c.relkind = 'v'
+           or exists (select from pg_policy p where p.polrelid = c.oid and p.polcmd in ('r', '*'))),
+         string_agg(c.oid::regclass::text, ', ') filter (
+           where exists (select from pg_policy p where p.polrelid = c.oid and p.polcmd = '*'))
+    into relations, readable, writable
+    from pg_class c where c.relnamespace = home and c.relkind in ('r', 'p', 'v') and c.relname like ours;
+  select string_agg(p.oid::regprocedure::text, ', ') into functions
+    from pg_proc p where p.pronamespace = home and p.proname like ours;
+
   execute format('revoke all on table %s from public', relations);
   execute format('revoke all on function %s from public', functions);
-  for name in
-    select r.rolname from pg_roles r
+  for role in
+    select r.rolname as name, r.rolname in ('anon', 'authenticated', 'service_role') or r.rolname = extra_role as reset
+      from pg_roles r
       where r.rolname in ('anon', 'authenticated', 'service_role') or r.rolname = extra_role
+        or r.oid in (select a.grantee from pg_class c, aclexplode(c.relacl) a
+                       where c.oid = 'chat_history_sessions'::regclass and a.privilege_type = 'INSERT'
+                         and a.grantee <> c.relowner)
   loop
-    execute format('revoke all on table %s from %I', relations, name);
-    execute format('revoke all on function %s from %I', functions, name);
-    continue when name = 'anon';
-    if not has_schema_privilege(name, home, 'usage') then
-      execute format('grant usage on schema %s to %I', home::regnamespace, name);
+    if role.reset then
+      execute format('revoke all on table %s from %I', relations, role.name);
+      execute format('revoke all on function %s from %I', functions, role.name);
     end if;
-    execute format('grant select, insert, update, delete on table %s to %I', written, name);
-    if views is not null then
-      execute format('grant select on table %s to %I', views, name);
+    continue when role.name = 'anon';
+    if not has_schema_privilege(role.name, home, 'usage') then
+      execute format('grant usage on schema %s to %I', home::regnamespace, role.name);
     end if;
-    execute format('grant execute on function %s to %I', functions, name);
-    execute format('revoke all on function chat_history_grant(text) from %I', name);
+    execute format('grant select on table %s to %I', readable, role.name);
+    execute format('grant insert, update, delete on table %s to %I', writable, role.name);
+    execute format('grant execute on function %s to %I', functions, role.name);
+    execute format('revoke all on function chat_history_grant(text) from %I', role.name);
   end loop;
 end
 $$;

@@ -2,6 +2,8 @@
 --
 --   chat_history_begin             writes down the question and answers what the model should see
 --   chat_history_interrupt_turns   marks turns that have been running for too long
+--   chat_history_check_question    refuses a question that could never be stored
+--   chat_history_refuse            an error, as an expression; chat_history_json, _objects: json arguments
 --   chat_history_lock              a session's row, locked, made where there is none
 --   chat_history_put_turn          writes down how a turn stands
 --   chat_history_show_turn         whether the model is shown a turn's messages follows its status
@@ -12,6 +14,40 @@
 create function chat_history_json(value json) returns json
 language sql immutable strict parallel safe set search_path from current as $$
   select case json_typeof(value) when 'string' then (value #>> '{}')::json when 'null' then null else value end
+$$;
+
+-- The same for an object, and for a list of objects, which the second argument names in the error.
+create function chat_history_object(json, text) returns json
+language plpgsql immutable set search_path from current as $$
+declare
+  value constant json := chat_history_json($1);
+begin
+  if json_typeof(value) is distinct from 'object' then
+    raise exception '% must be a json object', $2 using errcode = 'PT422';
+  end if;
+  return value;
+end
+$$;
+
+create function chat_history_objects(json, text) returns json
+language plpgsql immutable set search_path from current as $$
+declare
+  list constant json := coalesce(chat_history_json($1), '[]');
+begin
+  if json_typeof(list) <> 'array'
+     or exists (select from json_array_elements(list) e (item) where json_typeof(item) <> 'object') then
+    raise exception '% must be a json list of objects', $2 using errcode = 'PT422';
+  end if;
+  return list;
+end
+$$;
+
+-- Refuse the call with a code and a message, from within an expression.
+create function chat_history_refuse(text, text) returns text
+language plpgsql set search_path from current as $$
+begin
+  raise exception '%', $2 using errcode = $1;
+end
 $$;
 
 -- Lock a session's row, making it where there is none.
@@ -25,6 +61,10 @@ declare
 begin
   select s.* into session from chat_history_sessions s where s.session_key = of_session for update;
   if not found then
+    if name is null or length(name) not between 1 and 1000 or length(owner) > 1000 or octet_length(owner) > 2500 then
+      raise exception 'a session id has 1 to 1000 characters, a user id at most 1000 characters and 2500 bytes of UTF-8'
+        using errcode = 'PT400';
+    end if;
     insert into chat_history_sessions as s (session_key, user_id, session_id) values (of_session, owner, name)
       on conflict do nothing  -- on either of its two keys
       returning s.* into session;
@@ -56,15 +96,24 @@ declare
   turn alias for $2;
   begins_at alias for $3;
   asks alias for $4;
+  given constant chat_history_turns := json_populate_record(null::chat_history_turns, turn);
   put chat_history_turns;
 begin
+  if given.status not in ('running', 'interrupted', 'failed', 'completed')
+     or least(given.input_tokens, given.output_tokens, given.total_tokens, given.total_cost) < 0
+     or given.total_cost >= 'Infinity'
+     or least(given.started_at, given.ended_at) < '0001-01-01 00:00Z'
+     or greatest(given.started_at, given.ended_at) >= '9999-12-31 00:00Z' then
+    raise exception 'a turn''s status is running, interrupted, failed or completed, its counts and its cost are 0 or '
+      'more, its times are of the years 1 to 9999' using errcode = 'PT422';
+  end if;
   insert into chat_history_turns as t (session_key, user_id, id, ordinal, status, first_position, question, trace_id,
       run_id, project, started_at, ended_at, model, input_tokens, output_tokens, total_tokens, token_details, documents,
       error, metadata, total_cost)
-    select session.session_key, session.user_id, n.id, session.last_turn + 1, coalesce(n.status, 'completed'),
-        begins_at, asks, n.trace_id, n.run_id, n.project, n.started_at, n.ended_at, n.model, n.input_tokens,
-        n.output_tokens, n.total_tokens, n.token_details, n.documents, n.error, n.metadata, n.total_cost
-      from json_populate_record(null::chat_history_turns, turn) n
+    values (session.session_key, session.user_id, given.id, session.last_turn + 1, coalesce(given.status, 'completed'),
+      begins_at, asks, given.trace_id, given.run_id, given.project, given.started_at, given.ended_at, given.model,
+      given.input_tokens, given.output_tokens, given.total_tokens, given.token_details, given.documents, given.error,
+      given.metadata, given.total_cost)
     on conflict (session_key, id) do update set
       status = chat_history_later_status(t.status, excluded.status),
       first_position = coalesce(t.first_position, excluded.first_position),
@@ -100,6 +149,24 @@ begin
 end
 $$;
 
+-- Refuse a question that could never be stored: then its turn could not be either. Each of its messages has an id of
+-- its own, a type and data, perhaps tokens. The first argument is the turn's id.
+create function chat_history_check_question(uuid, json) returns void
+language plpgsql immutable set search_path from current as $$
+begin
+  if json_typeof($2) is distinct from 'array' or exists (
+    select from json_array_elements($2) q (message)
+      where (message ->> 'id' ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+          and octet_length(message ->> 'type') between 1 and 100
+          and json_typeof(message -> 'data') = 'object'
+          and coalesce(message ->> 'tokens', '0') ~ '^[0-9]{1,9}$') is not true)
+    or (select count(*) - count(distinct message ->> 'id') from json_array_elements($2) q (message)) <> 0 then
+    raise exception 'a turn begins with its id and its question: messages with a uuid, a type and data each'
+      using errcode = 'PT422';
+  end if;
+end
+$$;
+
 -- Begin a turn: write down its question, and answer what chat_history_load_rows does, all in one. The question waits on
 -- the turn's row, status 'running', until the append that ends the turn puts it in front of the answer; so it is there
 -- even where the application is killed in between. Doing it again with the same turn id changes nothing; where the
@@ -117,9 +184,10 @@ declare
   session chat_history_sessions;
   begun chat_history_turns;
 begin
-  if call ->> 'id' is null or json_typeof(call -> 'question') is distinct from 'array' then
-    raise exception 'a turn begins with its id and its question' using errcode = 'PT422';
+  if call ->> 'id' is null then
+    raise exception 'a turn must have its id' using errcode = 'PT422';
   end if;
+  perform chat_history_check_question((call ->> 'id')::uuid, call -> 'question');
   session := chat_history_lock(chat_history_owner(chat_history_begin_rows.user_id), chat_history_begin_rows.session_id);
   if (call ->> 'id')::uuid = session.erased_turn_id then
     raise exception 'the session was cleared or deleted after the question was asked' using errcode = 'PT409';
@@ -164,6 +232,9 @@ declare
   of_session constant uuid := chat_history_key(owner, chat_history_interrupt_turns.session_id);
   marked integer;
 begin
+  if (older_than between 0 and 1e9) is not true then  -- NaN is above all numbers
+    raise exception 'older_than is a number of seconds from 0 to 1e9' using errcode = 'PT400';
+  end if;
   perform from chat_history_sessions s where s.session_key = of_session for update;
   update chat_history_turns t set status = 'interrupted'
     where t.session_key = of_session and t.status = 'running'

@@ -20,11 +20,13 @@ declare
   turn_id alias for $2;
   answer alias for $3;
   question json;
+  turn_ordinal bigint;
   whole chat_history_batch;
 begin
-  select t.question into question from chat_history_turns t
-    where t.session_key = session.session_key and t.id = turn_id and t.ordinal > session.cleared_turn;
-  if not found then
+  -- By its key alone: with a condition on the ordinal too, the planner may walk the session's turns by that.
+  select t.question, t.ordinal into question, turn_ordinal from chat_history_turns t
+    where t.session_key = session.session_key and t.id = turn_id;
+  if turn_ordinal is null or turn_ordinal <= session.cleared_turn then
     raise exception 'the session was cleared or deleted after the question was asked' using errcode = 'PT409';
   end if;
   if question is null then
@@ -36,6 +38,16 @@ begin
            || coalesce(answer.tokens, array_fill(null::integer, array[cardinality(answer.ids)]))
     into whole from json_array_elements(question) with ordinality e (q, n);
   return whole;
+end
+$$;
+
+-- Whether two payloads say the same, in whichever order of keys. What jsonb cannot hold is the same as its own text only.
+create function chat_history_same_data(json, json) returns boolean
+language plpgsql immutable set search_path from current as $$
+begin
+  return $1::text = $2::text or $1::jsonb::text = $2::jsonb::text;
+exception when data_exception or program_limit_exceeded then
+  return false;
 end
 $$;
 
@@ -63,7 +75,7 @@ begin
     select from unnest(ids, types, data) n (id, type, data)
       join chat_history_messages m on m.session_key = of_session and m.id = n.id
       where m.type <> n.type
-         or case when m.data::text <> n.data::text then m.data::jsonb <> n.data::jsonb else false end
+         or case when m.data::text <> n.data::text then not chat_history_same_data(m.data, n.data) else false end
   ) then
     raise exception 'a message with this id is stored with other content' using errcode = 'PT409';
   end if;
@@ -96,12 +108,17 @@ declare
   known alias for $2;
   found_turn chat_history_turns;
 begin
-  select t.* into found_turn from chat_history_turns t
-    where t.session_key = session.session_key and t.ordinal > session.cleared_turn
-      and t.id = (known -> -1 ->> 'turn_id')::uuid;
-  if not found then
+  if known is not null then
     select t.* into found_turn from chat_history_turns t
-      where t.session_key = session.session_key and t.id = session.last_turn_id and t.status <> 'failed';
+      where t.session_key = session.session_key and t.id = (known -> -1 ->> 'turn_id')::uuid;
+    if found_turn.ordinal > session.cleared_turn then
+      return found_turn;
+    end if;
+  end if;
+  select t.* into found_turn from chat_history_turns t
+    where t.session_key = session.session_key and t.id = session.last_turn_id;
+  if found_turn.status = 'failed' then
+    return null;
   end if;
   return found_turn;
 end
@@ -155,8 +172,8 @@ begin
     end if;
   end if;
   added := cardinality(ids);
-  if added <> cardinality(types) or added <> cardinality(data) or added <> cardinality(tokens)
-     or array_position(ids, null) is not null or array_position(types, null) is not null then
+  if array_ndims(ids) > 1 or array_ndims(types) > 1 or added <> cardinality(types) or added <> cardinality(data)
+     or added <> cardinality(tokens) or array_position(ids, null) is not null then
     raise exception 'ids, types, data and tokens must have one entry a message' using errcode = 'PT422';
   end if;
 
@@ -218,9 +235,14 @@ begin
   if added > 0 then
     insert into chat_history_messages (session_key, user_id, position, id, turn_id, type, data, tokens, in_context,
         begins_turn, created_at)
-      select of_session, owner, session.last_position + n.ord, n.id, current_turn.id, n.type, n.data,
-          coalesce(n.tokens, 1 + octet_length(n.data::text) / 4), current_turn.status <> 'failed',
-          opens and n.ord = 1, at
+      select of_session, owner, session.last_position + n.ord, n.id, current_turn.id,
+          case when octet_length(n.type) between 1 and 100 then n.type
+            else chat_history_refuse('PT422', 'the type of a message has 1 to 100 bytes') end,
+          case when json_typeof(n.data) = 'object' then n.data
+            else chat_history_refuse('PT422', 'the data of a message is a json object')::json end,
+          case when n.tokens is null then 1 + octet_length(n.data::text) / 4 when n.tokens >= 0 then n.tokens
+            else chat_history_refuse('PT422', 'the tokens of a message are 0 or more')::integer end,
+          current_turn.status <> 'failed', opens and n.ord = 1, at
         from unnest(ids, types, data, tokens) with ordinality n (id, type, data, tokens, ord);
   end if;
   if added > 0 or call is not null then

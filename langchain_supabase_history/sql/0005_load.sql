@@ -108,7 +108,8 @@ create function chat_history_load_rows(
   known_revision bigint default null, max_messages integer default null, max_turns integer default null,
   max_tokens bigint default null, keep_system boolean default null)
 returns table (type text, data json)
-language plpgsql stable set search_path from current set plan_cache_mode to force_generic_plan as $$
+language plpgsql stable set search_path from current set plan_cache_mode to force_generic_plan
+  set enable_seqscan to off set enable_bitmapscan to off set enable_sort to off as $$
 #variable_conflict use_column
 declare
   owner constant text := chat_history_owner(chat_history_load_rows.user_id);
@@ -125,7 +126,7 @@ begin
   select s.* into session from chat_history_sessions s where s.session_key = of_session;
   after := coalesce(session.cleared_position, 0);
   if max_messages is null and max_turns is null and max_tokens is null then
-    start := 1 + case when known_revision = session.revision then greatest(after, after_position) else after end;
+    start := 1 + case when known_revision = session.revision then greatest(after, least(after_position, session.last_position)) else after end;
   else
     if coalesce(keep_system, true) then
       select m.* into system from chat_history_messages m

@@ -7,8 +7,13 @@
 
 -- How many items a page has that asks for so many: 100 unless told otherwise, 1,000 at the most.
 create function chat_history_page_size(integer) returns integer
-language sql immutable parallel safe set search_path from current as $$
-  select least(coalesce($1, 100), 1000)
+language plpgsql immutable parallel safe set search_path from current as $$
+begin
+  if $1 < 1 then
+    raise exception 'a page has at least 1 item' using errcode = 'PT400';
+  end if;
+  return least(coalesce($1, 100), 1000);
+end
 $$;
 
 -- A page of what is stored, failed turns included: {"items": [{"id", "position", "created_at", "turn_id", "type",
@@ -19,7 +24,8 @@ create function chat_history_list_messages(
   session_id text, user_id text default null, after bigint default null, max_items integer default null,
   newest_first boolean default false)
 returns json
-language plpgsql stable set search_path from current as $$
+language plpgsql stable set search_path from current
+  set enable_seqscan to off set enable_bitmapscan to off set enable_sort to off as $$
 #variable_conflict use_column
 declare
   owner constant text := chat_history_owner(chat_history_list_messages.user_id);
@@ -53,7 +59,8 @@ create function chat_history_list_turns(
   session_id text, user_id text default null, after bigint default null, max_items integer default null,
   newest_first boolean default false)
 returns json
-language plpgsql stable set search_path from current as $$
+language plpgsql stable set search_path from current
+  set enable_seqscan to off set enable_bitmapscan to off set enable_sort to off as $$
 #variable_conflict use_column
 declare
   owner constant text := chat_history_owner(chat_history_list_turns.user_id);
@@ -82,7 +89,8 @@ $$;
 
 -- A session without its messages; null where there is none.
 create function chat_history_get_session(session_id text, user_id text default null) returns json
-language plpgsql stable set search_path from current as $$
+language plpgsql stable set search_path from current
+  set enable_seqscan to off set enable_bitmapscan to off set enable_sort to off as $$
 #variable_conflict use_column
 declare
   owner constant text := chat_history_owner(chat_history_get_session.user_id);

@@ -82,55 +82,57 @@ begin
 end
 $$;
 
--- Remove what a session hides: at most so many messages and turns (null: all), with the feedback on them. The caller
--- has locked the session's row. Answers {"messages", "turns", "feedback": how many rows, "more": whether the limit was
--- reached}. A dry run removes nothing and counts all.
+-- Remove what a session hides, all of it where the session is deleted: at most so many messages and turns (null: all),
+-- with the feedback on them. The caller has locked the session's row. Answers {"messages", "turns", "feedback": how many
+-- rows, "more": whether the limit was reached}. A dry run removes nothing and counts all.
+--
+-- Turns go once all hidden messages are gone: a hidden turn has no message that is not hidden.
 create function chat_history_sweep(chat_history_sessions, integer, boolean) returns json
 language plpgsql set search_path from current as $$
 declare
   session alias for $1;
-  most alias for $2;
+  most constant integer := case when not $3 then $2 end;
   dry_run alias for $3;
-  upto bigint := session.cleared_position;
+  everything constant boolean := session.deleted_at is not null;
+  hidden constant bigint := case when everything then 9223372036854775807 else session.cleared_position end;
+  upto bigint;
   message_ids uuid[];
-  turn_ids uuid[];
+  turns_of_messages uuid[];
+  turn_ids uuid[] := '{}';
   messages integer;
-  turns integer := 0;
   feedback integer;
+  more boolean;
 begin
-  if not dry_run and most is not null then
-    select least(upto, m.position) into upto from chat_history_messages m
-      where m.session_key = session.session_key and m.position <= session.cleared_position
-      order by m.position offset most - 1 limit 1;
-    upto := coalesce(upto, session.cleared_position);
-  end if;
-  select coalesce(array_agg(m.id), '{}') into message_ids from chat_history_messages m
-    where m.session_key = session.session_key and m.position <= upto;
+  select m.position into upto from chat_history_messages m
+    where most is not null and m.session_key = session.session_key and m.position <= hidden
+    order by m.position offset most - 1 limit 1;
+  select coalesce(array_agg(m.id), '{}'), coalesce(array_agg(distinct m.turn_id), '{}')
+    into message_ids, turns_of_messages
+    from chat_history_messages m where m.session_key = session.session_key and m.position <= coalesce(upto, hidden);
   messages := cardinality(message_ids);
-  -- A turn goes when all of its messages have gone, unless the next append may join it.
-  select coalesce(array_agg(h.id), '{}') into turn_ids from (
-    select t.id from chat_history_turns t
-      where t.session_key = session.session_key and t.ordinal <= session.cleared_turn
-        and t.id is distinct from session.last_turn_id and t.id not in (
-          select m.turn_id from chat_history_messages m
-            where m.session_key = session.session_key and m.position > upto)
-      order by t.ordinal limit case when not dry_run then most - messages end) h;
-  turns := cardinality(turn_ids);
+  if upto is null then
+    select coalesce(array_agg(h.id), '{}') into turn_ids from (
+      select t.id from chat_history_turns t
+        where t.session_key = session.session_key and (everything or t.ordinal <= session.cleared_turn)
+          and t.id is distinct from session.last_turn_id  -- the next append may join it
+        order by t.ordinal limit most - messages) h;
+  end if;
+  more := coalesce(messages + cardinality(turn_ids) >= most, false);
 
   if dry_run then
     select count(*) into feedback from chat_history_feedback f
       where f.session_key = session.session_key
-        and (session.deleted_at is not null or f.turn_id = any (turn_ids) or f.message_id = any (message_ids));
+        and (everything or f.turn_id = any (turn_ids) or f.message_id = any (message_ids));
   else
     delete from chat_history_feedback f
-      where f.session_key = session.session_key
-        and (session.deleted_at is not null or f.turn_id = any (turn_ids) or f.message_id = any (message_ids));
+      where f.session_key = session.session_key and (f.turn_id = any (turn_ids)
+        or f.turn_id = any (turns_of_messages) and f.message_id = any (message_ids) or everything and not more);
     get diagnostics feedback = row_count;
-    delete from chat_history_messages m where m.session_key = session.session_key and m.position <= upto;
+    delete from chat_history_messages m
+      where m.session_key = session.session_key and m.position <= coalesce(upto, hidden);
     delete from chat_history_turns t where t.session_key = session.session_key and t.id = any (turn_ids);
   end if;
-  return json_build_object('messages', messages, 'turns', turns, 'feedback', feedback,
-                           'more', coalesce(messages + turns >= most, false));
+  return json_build_object('messages', messages, 'turns', cardinality(turn_ids), 'feedback', feedback, 'more', more);
 end
 $$;
 
@@ -144,7 +146,8 @@ $$;
 create function chat_history_delete_session(
   session_id text, user_id text default null, request uuid default null, batch integer default null)
 returns json
-language plpgsql set search_path from current set statement_timeout to '5min' as $$
+language plpgsql set search_path from current
+  set statement_timeout to '5min' set enable_seqscan to off set enable_sort to off as $$
 #variable_conflict use_column
 declare
   owner constant text := chat_history_owner(chat_history_delete_session.user_id);
@@ -152,6 +155,9 @@ declare
   there boolean;
   swept json;
 begin
+  if batch < 1 then
+    raise exception 'a batch is at least 1' using errcode = 'PT400';
+  end if;
   select s.* into session from chat_history_sessions s
     where s.session_key = chat_history_key(owner, chat_history_delete_session.session_id) for update;
   if not found then
@@ -175,52 +181,44 @@ $$;
 --
 -- Answers {"sessions", "messages", "turns", "feedback": how many were removed, "more": whether to call again}.
 create function chat_history_delete_user(user_id text default null, batch integer default null) returns json
-language plpgsql set search_path from current set statement_timeout to '5min' as $$
+language plpgsql set search_path from current
+  set statement_timeout to '5min' set enable_seqscan to off set enable_sort to off as $$
 #variable_conflict use_column
 declare
   owner constant text := chat_history_owner(chat_history_delete_user.user_id);
-  spent integer := 0;
-  found_key uuid;
   session chat_history_sessions;
   swept json;
+  spent integer := 0;
   deleted integer := 0;
   messages bigint := 0;
   turns bigint := 0;
   feedback bigint := 0;
-  more boolean := false;
 begin
   if owner = '' or batch < 1 then
     raise exception 'delete_user takes the id of a user, and a batch of at least 1' using errcode = 'PT400';
   end if;
-  for found_key in
-    select s.session_key from chat_history_sessions s
-      where s.user_id = owner
-        and (s.deleted_at is null
-          or exists (select from chat_history_messages m where m.session_key = s.session_key)
-          or exists (select from chat_history_turns t where t.session_key = s.session_key)
-          or exists (select from chat_history_feedback f where f.session_key = s.session_key))
-      order by s.session_key
   loop
-    more := spent >= batch;
-    exit when more;
-    select s.* into session from chat_history_sessions s where s.session_key = found_key for update;
-    continue when not found;
-    if session.deleted_at is null then
+    exit when spent >= batch;
+    select s.* into session from chat_history_sessions s
+      where s.user_id = owner and s.deleted_at is null order by s.session_key limit 1 for update;
+    if found then
       session := chat_history_buried(session);
+      perform chat_history_settle(session);
       deleted := deleted + 1;
       spent := spent + 1;
+    else  -- what an earlier call has left of sessions that it deleted: their turns go last
+      select s.* into session from chat_history_sessions s
+        where s.session_key = (select t.session_key from chat_history_turns t where t.user_id = owner limit 1) for update;
+      exit when not found;
     end if;
-    perform chat_history_settle(session);
     swept := chat_history_sweep(session, case when batch is not null then greatest(batch - spent, 1) end, false);
     messages := messages + (swept ->> 'messages')::bigint;
     turns := turns + (swept ->> 'turns')::bigint;
     feedback := feedback + (swept ->> 'feedback')::bigint;
     spent := spent + (swept ->> 'messages')::integer + (swept ->> 'turns')::integer;
-    more := (swept ->> 'more')::boolean;
-    exit when more;
   end loop;
   return json_build_object('sessions', deleted, 'messages', messages, 'turns', turns, 'feedback', feedback,
-                           'more', coalesce(more, false));
+                           'more', coalesce(spent >= batch, false));
 end
 $$;
 

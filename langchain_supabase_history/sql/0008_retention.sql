@@ -33,14 +33,16 @@ begin
   session.cleared_position := oldest.position - 1;
   -- The turns that are kept: those of the messages that are, the one that the next append may join, and those that
   -- run and may hold a question; a day later they run no more.
-  session.cleared_turn := greatest(session.cleared_turn, -1 + (
-    select min(t.ordinal) from chat_history_turns t
-      where t.session_key = session.session_key and t.ordinal > session.cleared_turn
-        and (t.id = session.last_turn_id
-          or t.status = 'running' and t.created_at > clock_timestamp() - interval '1 day'
-          or t.id in (
-            select m.turn_id from chat_history_messages m
-              where m.session_key = session.session_key and m.position >= oldest.position))));
+  session.cleared_turn := greatest(session.cleared_turn, -1 + least(
+    (select min(t.ordinal) from chat_history_turns t
+       where t.session_key = session.session_key and t.id in (
+         select m.turn_id from chat_history_messages m
+           where m.session_key = session.session_key and m.position >= oldest.position)),
+    (select t.ordinal from chat_history_turns t
+       where t.session_key = session.session_key and t.id = session.last_turn_id),
+    (select min(t.ordinal) from chat_history_turns t
+       where t.session_key = session.session_key and t.status = 'running'
+         and t.created_at > clock_timestamp() - interval '1 day')));
   session.epoch := session.epoch + 1;
   session.revision := session.revision + 1;
   return session;
@@ -56,27 +58,28 @@ $$;
 --   user_id    of this user only; null for all sessions that the caller may see
 --   after_session   the `next` of the batch before
 --
--- Answers {"sessions": deleted, "trimmed": sessions that lost their oldest messages, "messages", "turns", "feedback":
--- rows removed, "next": where to go on, or null}.
+-- A call walks at most 1,000 sessions, tombstones included, in the order of their keys: so it stays short also where
+-- there is nothing to do. Answers {"sessions": deleted, "trimmed": sessions that lost their oldest messages, "messages",
+-- "turns", "feedback": rows removed, "next": where to go on, or null at the end}.
 create function chat_history_prune(
   idle_for interval default null, keep_messages integer default null, dry_run boolean default true,
   batch integer default 500, user_id text default null, after_session uuid default null)
 returns json
-language plpgsql set search_path from current
-  set statement_timeout to '60s' set plan_cache_mode to force_custom_plan as $$
+language plpgsql set search_path from current set statement_timeout to '60s' set plan_cache_mode to force_custom_plan
+  set enable_seqscan to off set enable_sort to off as $$
 #variable_conflict use_column
 declare
-  candidates constant integer := 1000;  -- looked at in one call, so that a call stays short where little is to be done
+  stride constant integer := 1000;
   owner constant text := chat_history_owner(chat_history_prune.user_id);
   everyone constant boolean := chat_history_prune.user_id is null and chat_history_user() is null;
-  idle_before constant timestamptz := clock_timestamp() - idle_for;
+  idle_before timestamptz;
   last uuid := coalesce(after_session, '00000000-0000-0000-0000-000000000000');
-  seen integer := 0;
-  spent integer := 0;
+  stop uuid;  -- the last session of this call's stride, null where it reaches the end
   found_key uuid;
   session chat_history_sessions;
   before bigint;
   swept json;
+  spent integer := 0;
   deleted integer := 0;
   trimmed integer := 0;
   messages bigint := 0;
@@ -85,13 +88,19 @@ declare
 begin
   dry_run := coalesce(dry_run, true);
   batch := coalesce(batch, 500);
-  if idle_for <= interval '0' or keep_messages < 1 or batch not between 1 and 10000 then
-    raise exception 'prune takes a time above 0, at least 1 message to keep, and a batch of 1 to 10000'
-      using errcode = 'PT400';
+  if idle_for <= interval '0' or idle_for > interval '1000 years' or keep_messages < 1
+     or batch not between 1 and 10000 then
+    raise exception 'prune takes a time above 0 and of at most 1000 years, at least 1 message to keep, and a batch of 1 '
+      'to 10000' using errcode = 'PT400';
   end if;
+  idle_before := clock_timestamp() - idle_for;
+  select s.session_key into stop from chat_history_sessions s
+    where (everyone or s.user_id = owner) and s.session_key > last
+    order by s.session_key offset stride - 1 limit 1;
   for found_key in
     select s.session_key from chat_history_sessions s
       where (everyone or s.user_id = owner) and s.session_key > last
+        and s.session_key <= coalesce(stop, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
         and (s.deleted_at is null and (s.updated_at < idle_before or s.message_count > keep_messages)
           or s.cleared_position > 0 and exists (
             select from chat_history_messages m
@@ -100,45 +109,46 @@ begin
             select from chat_history_turns t
               where t.session_key = s.session_key and t.ordinal <= s.cleared_turn
                 and t.id is distinct from s.last_turn_id))
-      order by s.session_key limit candidates
+      order by s.session_key limit stride
   loop
-    exit when spent >= batch;
-    seen := seen + 1;
+    if spent >= batch then
+      stop := last;
+      exit;
+    end if;
     if dry_run then
       select s.* into session from chat_history_sessions s where s.session_key = found_key;
     else
       select s.* into session from chat_history_sessions s where s.session_key = found_key for update skip locked;
     end if;
-    if not found then
-      last := found_key;
-      continue;
+    if found then
+      -- As it stands now: it may have been written to since it was found.
+      if session.deleted_at is null and session.updated_at < idle_before then
+        session := chat_history_buried(session);
+        deleted := deleted + 1;
+        spent := spent + 1;
+      elsif session.message_count > keep_messages then
+        before := session.revision;
+        session := chat_history_trimmed(session, keep_messages);
+        trimmed := trimmed + (session.revision <> before)::integer;
+        spent := spent + (session.revision <> before)::integer;
+      end if;
+      if not dry_run then
+        perform chat_history_settle(session);
+      end if;
+      swept := chat_history_sweep(session, greatest(batch - spent, 1), dry_run);
+      messages := messages + (swept ->> 'messages')::bigint;
+      turns := turns + (swept ->> 'turns')::bigint;
+      feedback := feedback + (swept ->> 'feedback')::bigint;
+      spent := spent + (swept ->> 'messages')::integer + (swept ->> 'turns')::integer;
+      if (swept ->> 'more')::boolean then  -- the next call goes on with this session
+        stop := last;
+        exit;
+      end if;
     end if;
-    -- As it stands now: it may have been written to since it was found.
-    if session.deleted_at is null and session.updated_at < idle_before then
-      session := chat_history_buried(session);
-      deleted := deleted + 1;
-      spent := spent + 1;
-    elsif session.message_count > keep_messages then
-      before := session.revision;
-      session := chat_history_trimmed(session, keep_messages);
-      trimmed := trimmed + (session.revision <> before)::integer;
-      spent := spent + (session.revision <> before)::integer;
-    end if;
-    if dry_run then
-      swept := chat_history_sweep(session, null, true);
-    else
-      perform chat_history_settle(session);
-      swept := chat_history_sweep(session, greatest(batch - spent, 1), false);
-    end if;
-    messages := messages + (swept ->> 'messages')::bigint;
-    turns := turns + (swept ->> 'turns')::bigint;
-    feedback := feedback + (swept ->> 'feedback')::bigint;
-    spent := spent + (swept ->> 'messages')::integer + (swept ->> 'turns')::integer;
-    exit when (swept ->> 'more')::boolean;  -- the next call goes on with this session
     last := found_key;
   end loop;
   return json_build_object('sessions', deleted, 'trimmed', trimmed, 'messages', messages, 'turns', turns,
-    'feedback', feedback, 'next', case when spent >= batch or seen = candidates then last end);
+                           'feedback', feedback, 'next', stop);
 end
 $$;
 

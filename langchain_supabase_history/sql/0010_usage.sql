@@ -41,8 +41,8 @@ begin
                then (coalesce(t.started_at, t.created_at) at time zone 'UTC')::date end as day,
           count(*) as turns, count(*) filter (where t.status = 'failed') as failed_turns,
           count(*) filter (where t.total_tokens is null) as unmeasured_turns,
-          sum(t.input_tokens)::bigint as input_tokens, sum(t.output_tokens)::bigint as output_tokens,
-          sum(t.total_tokens)::bigint as total_tokens, sum(t.total_cost) as total_cost
+          sum(t.input_tokens) as input_tokens, sum(t.output_tokens) as output_tokens,
+          sum(t.total_tokens) as total_tokens, sum(t.total_cost) as total_cost
         from chat_history_turns t join chat_history_sessions s on s.session_key = t.session_key
         where (everyone or t.user_id = owner) and (of_session is null or t.session_key = of_session)
           and (since is null or coalesce(t.started_at, t.created_at) >= since)
@@ -92,9 +92,13 @@ begin
   for one in
     select chat_history_key(chat_history_owner(coalesce(chat_history_set_costs.user_id, n.user_id)), n.session_id)
         as session_key, n.turn_id, n.total_cost
-      from json_to_recordset(chat_history_json(costs)) n (session_id text, user_id text, turn_id uuid, total_cost numeric)
+      from json_to_recordset(chat_history_objects(costs, 'costs'))
+        n (session_id text, user_id text, turn_id uuid, total_cost numeric)
       order by 1
   loop
+    if one.total_cost < 0 or one.total_cost >= 'Infinity' then  -- NaN is above all numbers
+      raise exception 'a cost is a number of US dollars, 0 or more' using errcode = 'PT422';
+    end if;
     perform from chat_history_sessions s where s.session_key = one.session_key for update;
     update chat_history_turns t set total_cost = one.total_cost
       where t.session_key = one.session_key and t.id = one.turn_id;
@@ -109,8 +113,8 @@ $$;
 create view chat_history_daily_usage with (security_invoker = true) as
   select (coalesce(t.started_at, t.created_at) at time zone 'UTC')::date as day, nullif(t.user_id, '') as user_id,
       t.model, count(*) as turns, count(*) filter (where t.status = 'failed') as failed_turns,
-      count(*) filter (where t.total_tokens is null) as unmeasured_turns, sum(t.input_tokens)::bigint as input_tokens,
-      sum(t.output_tokens)::bigint as output_tokens, sum(t.total_tokens)::bigint as total_tokens,
+      count(*) filter (where t.total_tokens is null) as unmeasured_turns, sum(t.input_tokens) as input_tokens,
+      sum(t.output_tokens) as output_tokens, sum(t.total_tokens) as total_tokens,
       sum(t.total_cost) as total_cost,
       percentile_cont(0.5) within group (order by extract(epoch from t.ended_at - t.started_at)) as median_seconds
     from chat_history_turns t group by 1, 2, 3;
@@ -118,8 +122,8 @@ create view chat_history_daily_usage with (security_invoker = true) as
 create view chat_history_session_usage with (security_invoker = true) as
   select s.session_id, nullif(s.user_id, '') as user_id, s.title, count(*) as turns,
       count(*) filter (where t.status = 'failed') as failed_turns,
-      count(*) filter (where t.total_tokens is null) as unmeasured_turns, sum(t.input_tokens)::bigint as input_tokens,
-      sum(t.output_tokens)::bigint as output_tokens, sum(t.total_tokens)::bigint as total_tokens,
+      count(*) filter (where t.total_tokens is null) as unmeasured_turns, sum(t.input_tokens) as input_tokens,
+      sum(t.output_tokens) as output_tokens, sum(t.total_tokens) as total_tokens,
       sum(t.total_cost) as total_cost, min(coalesce(t.started_at, t.created_at)) as first_turn_at,
       max(coalesce(t.started_at, t.created_at)) as last_turn_at
     from chat_history_sessions s join chat_history_turns t on t.session_key = s.session_key

@@ -4,10 +4,9 @@
 --   chat_history_version   the ledger of migrations
 --   chat_history_guards    row level security, policies and rights as they are
 
--- The ledger: {"<version>": "<checksum>"}. It runs as its owner, for nobody else may read that table; it tells of no
--- user and takes no argument.
+-- The ledger: {"<version>": "<checksum>"}. It tells of no user and takes no argument.
 create function chat_history_version() returns json
-language sql stable security definer set search_path from current as $$
+language sql stable set search_path from current as $$
   select coalesce(json_object_agg(m.version, m.checksum order by m.version), '{}') from chat_history_migrations m
 $$;
 
