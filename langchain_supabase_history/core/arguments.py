@@ -20,18 +20,22 @@ from .call import Json
 C = TypeVar("C", bound=Callable[..., Any] | None)
 
 MAX_ID_LENGTH: Final = 1000
+MAX_USER_ID_BYTES: Final = 2500  # what an index of the database holds
 MAX_PAGE: Final = 1000
 LONGEST_SECONDS: Final = 1e9  # 30 years
 
 
 def check_id(value: object, name: str = "session_id") -> str:
-    """A session or user id as it may be stored: text of 1 to 1000 characters, without NUL or lone surrogates."""
+    """A session or user id as it may be stored: text of 1 to 1000 characters, without NUL or lone surrogates; that of a
+    user at most 2500 bytes of UTF-8."""
     if not isinstance(value, str):
         raise InvalidSession(f"{name} must be a str, got {type(value).__name__}: pass str({name}).")
     if not 1 <= len(value) <= MAX_ID_LENGTH:
         raise InvalidSession(f"{name} must have 1 to {MAX_ID_LENGTH} characters, got {len(value)}.")
     if not values.is_plain(value):
         raise InvalidSession(f"{name} must not contain NUL or lone surrogates.")
+    if name.endswith("user_id") and len(value.encode()) > MAX_USER_ID_BYTES:
+        raise InvalidSession(f"{name} must have at most {MAX_USER_ID_BYTES} bytes of UTF-8: use a shorter id.")
     return value
 
 
