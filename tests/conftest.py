@@ -15,8 +15,7 @@ from typing import Any, NoReturn
 import pytest
 
 from langchain_supabase_history import HistoryStore, migrate
-
-from . import servers
+from tests import servers
 
 # With this switch a missing part fails; without it, its tests skip and say how to install it.
 REQUIRE_ALL = os.environ.get("REQUIRE_ALL_PARTS") == "1"

@@ -15,7 +15,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import Runnable, RunnableLambda, RunnablePassthrough
 
-from .shapes import PROMPT, reply
+from tests.shapes import PROMPT, reply
 
 
 class Metered(BaseChatModel):

@@ -11,8 +11,7 @@ import sys
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
 from langchain_supabase_history import HistoryStore, Unavailable
-
-from . import servers
+from tests import servers
 
 
 def turn_messages(writer: str, number: int) -> list[BaseMessage]:

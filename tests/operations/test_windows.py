@@ -1,0 +1,288 @@
+"""Windows: each equals its definition in Python, is accepted by providers, and costs the same on any session."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+
+from langchain_supabase_history import HistoryStore, InvalidSession, Turn, Window
+from langchain_supabase_history.core.messages import encode_message
+from langchain_supabase_history.core.repair import without_unanswered_calls
+from tests.conftest import Api
+
+Row = tuple[BaseMessage, int, bool]  # message, tokens, whether it begins a turn
+
+
+def texts(messages: list[BaseMessage]) -> list[str]:
+    return [m.text for m in messages]
+
+
+def by_text(message: BaseMessage) -> int:
+    """The tests' token counter: a message's text ends in its count."""
+    return int(message.text.rsplit("#", 1)[1]) if "#" in message.text else 1
+
+
+# --- the definition
+
+
+def tail_start(rows: list[Row], first: int, window: Window, budget: int | None) -> int | None:
+    """Where the messages that the limits admit begin, put right; None where none is admitted."""
+    start = first
+    if window.messages is not None:
+        start = max(start, len(rows) - window.messages)
+    if window.turns is not None:
+        starts = [i for i in range(first, len(rows)) if rows[i][2]]
+        if len(starts) >= window.turns:
+            start = max(start, starts[-window.turns])
+    if budget is not None:
+        i, spent = len(rows), 0
+        while i > start and spent + rows[i - 1][1] <= budget:
+            i -= 1
+            spent += rows[i][1]
+        start = i
+    if start >= len(rows):
+        return None
+    if start == first:
+        return start
+    for i in range(start, len(rows)):
+        if rows[i][0].type == "human":
+            return i
+    if rows[start][0].type != "tool":
+        return start
+    spent = sum(tokens for _, tokens, _ in rows[start:])
+    for i in range(start - 1, first - 1, -1):
+        spent += rows[i][1]
+        if budget is not None and spent > budget:
+            break
+        if rows[i][0].type != "tool":
+            return i
+    return next((i for i in range(start + 1, len(rows)) if rows[i][0].type != "tool"), None)
+
+
+def definition(rows: list[Row], window: Window) -> list[BaseMessage]:
+    """What a window is, over the messages in context."""
+    budget, system, first = window.tokens, [], 0
+    if (
+        window.keep_system
+        and rows
+        and rows[0][0].type == "system"
+        and not (budget is not None and rows[0][1] >= budget)
+    ):
+        system, first = [rows[0][0]], 1
+    start = tail_start(rows, first, window, None if budget is None else budget - sum(r[1] for r in rows[:first]))
+    if start is None and system:
+        start = tail_start(rows, 0, window, budget)
+        if start is not None and start > 0:
+            system = []
+    kept = [message for message, _, _ in rows[len(rows) if start is None else max(start, first if system else 0) :]]
+    kept = without_unanswered_calls(kept)
+    if not kept:
+        fitting = [m for m, tokens, _ in rows if m.type == "human" and (budget is None or tokens <= budget)]
+        kept = fitting[-1:]
+        if budget is not None and system and sum(map(by_text, kept)) + by_text(system[0]) > budget:
+            system = []
+    return [*system, *kept]
+
+
+# --- random conversations with tools, failures and interruptions
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> list[tuple[str, list[BaseMessage]]]:
+    number = iter(range(1000))
+
+    def text(kind: str) -> str:
+        return f"{kind}{next(number)}#{draw(st.sampled_from([0, 1, 2, 5, 20]))}"
+
+    turns: list[tuple[str, list[BaseMessage]]] = []
+    if draw(st.booleans()):
+        turns.append(("completed", [SystemMessage(text("s"))]))
+    for _ in range(draw(st.integers(0, 6))):
+        messages: list[BaseMessage] = [HumanMessage(text("h"))] if draw(st.integers(0, 5)) else []
+        for _ in range(draw(st.integers(0, 3))):
+            ids = [f"c{next(number)}" for _ in range(draw(st.integers(1, 3)))]
+            calls = [{"name": "f", "args": {}, "id": i, "type": "tool_call"} for i in ids]
+            said = text("a") if draw(st.booleans()) else ""
+            messages.append(AIMessage(said, tool_calls=calls))
+            messages += [ToolMessage(text("t"), tool_call_id=i) for i in ids if draw(st.integers(0, 4))]
+        if draw(st.integers(0, 3)):
+            messages.append(AIMessage(text("a")))
+        if messages:
+            turns.append((draw(st.sampled_from(["completed"] * 4 + ["interrupted", "failed"])), messages))
+    return turns
+
+
+limits = st.none() | st.integers(1, 12)
+windows = st.builds(
+    Window,
+    messages=limits,
+    turns=st.none() | st.integers(1, 4),
+    tokens=st.none() | st.integers(1, 60),
+    keep_system=st.booleans(),
+)
+
+
+def store_conversation(store: HistoryStore, session: str, turns: list[tuple[str, list[BaseMessage]]]) -> list[Row]:
+    rows: list[Row] = []
+    for status, messages in turns:
+        store.append(session, messages, turn=Turn(uuid.uuid4(), status=status))  # type: ignore[arg-type]
+        if status != "failed":
+            rows += [(m, by_text(m), n == 0) for n, m in enumerate(messages)]
+    return rows
+
+
+def check_window(window: Window, rows: list[Row], got: list[BaseMessage]) -> None:
+    assert got == definition(rows, window)
+    # What must hold whatever the definition says.
+    assert without_unanswered_calls(got) == got
+    assert not got or got[0].type != "tool"
+    if window.tokens is not None:
+        assert sum(map(by_text, got)) <= window.tokens
+    if any(m.type == "human" and (window.tokens is None or tokens <= window.tokens) for m, tokens, _ in rows):
+        assert [m for m in got if m.type != "system"]
+
+
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(turns=conversations(), asked=st.lists(windows, min_size=3, max_size=8))
+def test_a_window_is_its_definition(shared_database: str, turns: list[Any], asked: list[Window]) -> None:
+    with_count = _counting_store(shared_database)
+    session = f"s-{uuid.uuid4()}"
+    rows = store_conversation(with_count, session, turns)
+    for window in asked:
+        check_window(window, rows, with_count.load(session, window))
+
+
+_stores: dict[str, HistoryStore] = {}
+
+
+def _counting_store(conninfo: str) -> HistoryStore:
+    if conninfo not in _stores:
+        _stores[conninfo] = HistoryStore.from_postgres(conninfo, count_tokens=by_text)
+    return _stores[conninfo]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _close_stores() -> Any:
+    yield
+    while _stores:
+        _stores.popitem()[1].close()
+
+
+# --- by example, on every driver and through every door
+
+
+def hai(n: int) -> list[BaseMessage]:
+    return [HumanMessage(f"h{n}"), AIMessage(f"a{n}")]
+
+
+def test_the_last_messages_turns_and_tokens(api: Api, session: str) -> None:
+    api.append(session, [SystemMessage("s")])
+    for n in range(10):
+        api.append(session, hai(n))
+    assert texts(api.load(session, Window(messages=4))) == ["s", "h8", "a8", "h9", "a9"]
+    assert texts(api.load(session, Window(messages=3, keep_system=False))) == [
+        "h9",
+        "a9",
+    ]  # begins with a human message
+    assert texts(api.load(session, Window(turns=3, keep_system=False))) == ["h7", "a7", "h8", "a8", "h9", "a9"]
+    tokens = sum(encode_message(m).tokens for m in hai(9))
+    assert texts(api.load(session, Window(tokens=2 * tokens, keep_system=False))) == ["h8", "a8", "h9", "a9"]
+    assert texts(api.load(session, Window(tokens=2 * tokens, turns=1, keep_system=False))) == ["h9", "a9"]
+    assert len(api.load(session, Window(messages=100))) == 21
+    assert len(api.load(session, Window())) == 21
+    assert texts(api.with_window(Window(turns=1, keep_system=False)).load(session)) == ["h9", "a9"]
+    assert api.load(f"{session}-none", Window(turns=1)) == []
+
+
+def test_a_window_reaches_back_to_the_calling_message(api: Api, session: str) -> None:
+    call = {"name": "f", "args": {}, "id": "c", "type": "tool_call"}
+    many = [{**call, "id": f"c{n}"} for n in range(5)]
+    results = [ToolMessage(f"t{n}", tool_call_id=f"c{n}") for n in range(5)]
+    api.append(session, [HumanMessage("h"), AIMessage("calling", tool_calls=many), *results])
+    assert texts(api.load(session, Window(messages=2))) == ["calling", "t0", "t1", "t2", "t3", "t4"]
+    api.append(session, [AIMessage("", tool_calls=[call])])  # a call that was never answered is all the window holds
+    assert texts(api.load(session, Window(messages=1))) == ["h"]
+
+
+def test_the_history_and_the_runnable_take_a_window(store: HistoryStore, session: str) -> None:
+    from langchain_core.runnables import RunnableLambda
+
+    from langchain_supabase_history import SupabaseChatMessageHistory
+
+    for n in range(5):
+        store.append(session, hai(n))
+    window = Window(messages=2)
+    assert texts(SupabaseChatMessageHistory(session, store, window=window).messages) == ["h4", "a4"]
+    assert texts(store.with_window(window).get_session_history(session).messages) == ["h4", "a4"]
+    shown: list[list[str]] = []
+
+    def model(messages: list[BaseMessage]) -> AIMessage:
+        shown.append(texts(messages))
+        return AIMessage("a5")
+
+    for chain in (
+        store.with_history(RunnableLambda(model), window=window),
+        store.with_window(window).with_history(RunnableLambda(model)),
+    ):
+        chain.invoke("h5", {"configurable": {"session_id": session}})
+    assert shown == [["h4", "a4", "h5"], ["h5", "a5", "h5"]]
+    assert len(store.load(session)) == 14  # a window shows less; nothing is lost
+
+
+@pytest.mark.parametrize("field", ["messages", "turns", "tokens"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, "7", True, 2**31])
+def test_bad_windows_are_refused(field: str, value: Any) -> None:
+    with pytest.raises(InvalidSession, match=field):
+        Window(**{field: value})
+
+
+def test_what_is_no_window_is_refused(api: Api, session: str) -> None:
+    for wrong in (5, {"messages": 5}):
+        with pytest.raises(InvalidSession, match="must be a Window"):
+            api.load(session, wrong)
+        with pytest.raises(InvalidSession, match="must be a Window"):
+            api.with_window(wrong)
+    with pytest.raises(InvalidSession, match="keep_system"):
+        Window(keep_system=None)  # type: ignore[arg-type]
+
+
+def test_a_process_can_keep_what_it_has_read(database: str) -> None:
+    """`after_position` and `known_revision` bring the messages since, or all of them where the revision moved."""
+    load = "select type, data->>'content' from chat_history_load_rows('s', after_position => %s, known_revision => %s)"
+    with HistoryStore.from_postgres(database) as store, psycopg.connect(database, autocommit=True) as conn:
+        store.append("s", hai(0))
+        store.append("s", hai(1))
+        assert conn.execute(load, [2, 0]).fetchall()[1:] == [("human", "h1"), ("ai", "a1")]
+        assert conn.execute(load, [4, 0]).fetchall()[1:] == []
+        store.clear("s")
+        store.append("s", hai(2))
+        assert conn.execute(load, [4, 0]).fetchall()[1:] == [("human", "h2"), ("ai", "a2")]
+        header = conn.execute("select chat_history_load('s')->'header'").fetchone()
+        assert header is not None
+        assert header[0] | {"system": None} == {
+            "epoch": 1,
+            "revision": 1,
+            "last_position": 6,
+            "system": None,
+            "fallback": False,
+            "fallback_alone": False,
+        }
+
+
+def test_a_fallback_and_the_system_message_stay_within_the_budget_together(shared_database: str, session: str) -> None:
+    call = {"name": "f", "args": {}, "id": "c", "type": "tool_call"}
+    unanswered = AIMessage("", tool_calls=[call])
+    turns = [("completed", [SystemMessage("s#20"), HumanMessage("h#20"), unanswered])]
+    store = _counting_store(shared_database)
+    rows = store_conversation(store, session, turns)  # type: ignore[arg-type]
+    for tokens, wanted in ((30, ["h#20"]), (40, ["s#20", "h#20"]), (41, ["s#20", "h#20"]), (20, ["h#20"]), (19, [])):
+        got = store.load(session, Window(tokens=tokens))
+        assert texts(got) == wanted, tokens
+        check_window(Window(tokens=tokens), rows, got)
