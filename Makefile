@@ -50,8 +50,8 @@ test: .cache/dev.stamp .cache/lite.stamp .cache/postgres.stamp ## the test suite
 soak: .cache/dev.stamp .cache/lite.stamp ## the long fault and load tests, and the figures they tell
 	$(BIN)/python -m pytest -m soak -raP $(ARGS)
 
-lint: .cache/dev.stamp ## ruff
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+lint: .cache/dev.stamp ## ruff, and that imports go downwards
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
 
 format: .cache/dev.stamp ## let ruff mend what it can
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
