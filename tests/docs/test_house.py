@@ -50,10 +50,9 @@ def test_what_no_linter_of_imports_sees_is_measured(copy: Path) -> None:
     before = house.measure(copy)
     add(copy, "core/values.py", "\nfrom .arguments import _TURN_TEXTS\n\n\ndef reach(x):\n    return x._secret\n")
     after = house.measure(copy)
-    new = sorted(set(after.private_reaches) - set(before.private_reaches))
-    assert [line.split(":")[0].split(" reads")[0] for line in new] == [
-        "core.values",
-        "core.values imports core.arguments._TURN_TEXTS",
-    ]
+    new = set(after.private_reaches) - set(before.private_reaches)
+    assert len(new) == 2
+    assert "core.values imports core.arguments._TURN_TEXTS" in new
+    assert any(line.endswith("reads x._secret") for line in new)
     assert after.circles == ["core.arguments -> core.values -> core.arguments"]
     assert len(after.faults()) > len(before.faults())
