@@ -83,7 +83,10 @@ def main() -> None:
 @_schema
 @click.option("--print", "only_print", is_flag=True, help="Print the SQL instead of applying it.")
 @click.option("--db-url", envvar="SUPABASE_DB_URL", help="Connection string.  [env var: SUPABASE_DB_URL]")
-def migrate(schema: str, only_print: bool, db_url: str | None) -> None:
+@click.option(
+    "--erase-with-auth-user", is_flag=True, help="Erase a user's conversations when auth.users loses the user."
+)
+def migrate(schema: str, only_print: bool, db_url: str | None, erase_with_auth_user: bool) -> None:
     """Install or update the tables and functions. Running it twice changes nothing.
 
     Printed, the SQL can be pasted into Supabase's SQL editor or a file in supabase/migrations/.
@@ -92,7 +95,7 @@ def migrate(schema: str, only_print: bool, db_url: str | None) -> None:
     from ..migrations import migrate as apply, script
 
     if only_print:
-        click.echo(script(schema))
+        click.echo(script(schema, erase_with_auth_user=erase_with_auth_user))
         return
     if not db_url:
         raise click.UsageError(
@@ -100,7 +103,7 @@ def migrate(schema: str, only_print: bool, db_url: str | None) -> None:
             "or use --print and paste the SQL into the SQL editor."
         )
     check_conninfo(db_url)
-    done = apply(db_url, schema=schema)
+    done = apply(db_url, schema=schema, erase_with_auth_user=erase_with_auth_user)
     for migration in done:
         click.echo(f"applied {migration.name}")
     click.echo(f"Schema {schema} is up to date.")

@@ -71,6 +71,7 @@ declare
   readable text;
   writable text;
   functions text;
+  callable text;
   role record;
 begin
   if extra_role is not null and not exists (select from pg_roles r where r.rolname = extra_role) then
@@ -82,7 +83,9 @@ begin
            where exists (select from pg_policy p where p.polrelid = c.oid and p.polcmd = '*'))
     into relations, readable, writable
     from pg_class c where c.relnamespace = home and c.relkind in ('r', 'p', 'v') and c.relname like ours;
-  select string_agg(p.oid::regprocedure::text, ', ') into functions
+  select string_agg(p.oid::regprocedure::text, ', '), string_agg(p.oid::regprocedure::text, ', ') filter (
+           where p.prorettype <> 'trigger'::regtype and p.proname <> 'chat_history_grant')
+    into functions, callable
     from pg_proc p where p.pronamespace = home and p.proname like ours;
 
   execute format('revoke all on table %s from public', relations);
@@ -105,8 +108,7 @@ begin
     end if;
     execute format('grant select on table %s to %I', readable, role.name);
     execute format('grant insert, update, delete on table %s to %I', writable, role.name);
-    execute format('grant execute on function %s to %I', functions, role.name);
-    execute format('revoke all on function chat_history_grant(text) from %I', role.name);
+    execute format('grant execute on function %s to %I', callable, role.name);
   end loop;
 end
 $$;

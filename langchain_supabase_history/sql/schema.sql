@@ -1,0 +1,1714 @@
+-- The schema as all migrations together leave it: made by `python -m scripts.schema`, to be read. The migrations beside
+-- this file install it, say why, and grant the rights, which depend on the roles that a database has.
+
+COMMENT ON SCHEMA public IS 'standard public schema';
+
+CREATE TYPE public.chat_history_batch AS (
+	ids uuid[],
+	types text[],
+	data json[],
+	tokens integer[]
+);
+
+CREATE FUNCTION public.chat_history_add_feedback(session_id text, feedback json, user_id text DEFAULT NULL::text) RETURNS json
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+declare
+  owner constant text := chat_history_owner(chat_history_add_feedback.user_id);
+  of_session constant uuid := chat_history_key(owner, chat_history_add_feedback.session_id);
+  given chat_history_feedback :=
+    json_populate_record(null::chat_history_feedback, chat_history_object(feedback, 'feedback'));
+  session chat_history_sessions;
+  of_turn chat_history_turns;
+  stored chat_history_feedback;
+begin
+  if given.id is null or (octet_length(given.key) between 1 and 1000) is not true
+     or given.score in ('NaN', 'Infinity', '-Infinity')
+     or least(given.created_at, given.sent_at) < '0001-01-01 00:00Z'
+     or greatest(given.created_at, given.sent_at) >= '9999-12-31 00:00Z' then
+    raise exception 'feedback needs an id, a key of at most 1000 bytes, and a finite score if any' using errcode = 'PT422';
+  end if;
+  select s.* into session from chat_history_sessions s
+    where s.session_key = of_session and s.deleted_at is null for update;
+  if given.message_id is not null then
+    select m.turn_id into given.turn_id from chat_history_messages m
+      where m.session_key = of_session and m.id = given.message_id and m.position > session.cleared_position;
+    if not found then
+      raise exception 'the session has no such message' using errcode = 'PT404';
+    end if;
+  end if;
+  select t.* into of_turn from chat_history_turns t where t.session_key = of_session and t.id = given.turn_id;
+  if (of_turn.ordinal > session.cleared_turn) is not true then
+    raise exception 'the session has no such turn' using errcode = 'PT404';
+  end if;
+
+  stored := chat_history_find_feedback(of_session, given);
+  if stored.id is null then
+    insert into chat_history_feedback (session_key, user_id, id, turn_id, message_id, key, score, value, comment,
+        metadata, created_at, updated_at, ordinal, sent_at, unsent)
+      select of_session, owner, given.id, given.turn_id, given.message_id, given.key, given.score, given.value,
+          given.comment, given.metadata, coalesce(given.created_at, clock_timestamp()), clock_timestamp(),
+          1 + coalesce((select max(f.ordinal) from chat_history_feedback f where f.session_key = of_session), 0),
+          given.sent_at, given.sent_at is null and coalesce(of_turn.run_id, of_turn.trace_id) is not null
+      returning * into stored;
+  elsif (stored.score, stored.value::text, stored.comment)
+      is distinct from (given.score, given.value::text, given.comment) then
+    update chat_history_feedback f set
+        score = given.score, value = given.value, comment = given.comment,
+        metadata = coalesce(given.metadata, f.metadata), updated_at = clock_timestamp(),
+        sent_at = coalesce(given.sent_at, f.sent_at), refusals = 0,
+        unsent = given.sent_at is null and coalesce(of_turn.run_id, of_turn.trace_id) is not null
+      where f.session_key = of_session and f.id = stored.id
+      returning * into stored;
+  end if;
+  return json_build_object('feedback', stored, 'unsent',
+    case when given.sent_at is null then chat_history_unsent_feedback(owner, of_session, stored.id, 20) else '[]' end);
+end
+$$;
+
+CREATE FUNCTION public.chat_history_append(session_id text, ids uuid[] DEFAULT '{}'::uuid[], types text[] DEFAULT '{}'::text[], data json[] DEFAULT '{}'::json[], tokens integer[] DEFAULT NULL::integer[], turn json DEFAULT NULL::json, user_id text DEFAULT NULL::text, epoch integer DEFAULT NULL::integer, replace boolean DEFAULT NULL::boolean, replay boolean DEFAULT NULL::boolean) RETURNS json
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+#variable_conflict use_column
+declare
+  -- Each expression here is prepared again in every transaction, which costs as much as reading a row: few are
+  -- evaluated on the usual way, of new messages that open a turn.
+  owner constant text := chat_history_owner(chat_history_append.user_id);
+  of_session constant uuid := chat_history_key(owner, chat_history_append.session_id);
+  call json;
+  added integer;
+  session chat_history_sessions;
+  known json;
+  current_turn chat_history_turns;
+  opens boolean := false;      -- whether the first of the new messages is the first of its turn
+  at timestamptz;
+begin
+  if ids is null or types is null or data is null or turn is not null then
+    ids := coalesce(ids, '{}');
+    types := coalesce(types, '{}');
+    data := coalesce(data, '{}');
+    call := chat_history_json(turn);
+    if call is not null and call ->> 'id' is null then
+      raise exception 'a turn must have its id' using errcode = 'PT422';
+    end if;
+  end if;
+  added := cardinality(ids);
+  if array_ndims(ids) > 1 or array_ndims(types) > 1 or added <> cardinality(types) or added <> cardinality(data)
+     or added <> cardinality(tokens) or array_position(ids, null) is not null then
+    raise exception 'ids, types, data and tokens must have one entry a message' using errcode = 'PT422';
+  end if;
+
+  select s.* into session from chat_history_sessions s where s.session_key = of_session for update;
+  if not found then
+    session := chat_history_lock(owner, chat_history_append.session_id);
+  end if;
+  at := clock_timestamp();
+
+  if call is not null and (call ->> 'asked')::boolean then
+    select b.* into ids, types, data, tokens
+      from chat_history_take_question(session, (call ->> 'id')::uuid, row(ids, types, data, tokens)) b;
+    added := cardinality(ids);
+  end if;
+  if replay is distinct from false then
+    known := chat_history_known_messages(of_session, ids, types, data);
+    if known is not null then
+      select b.* into ids, types, data, tokens
+        from chat_history_new_messages(row(ids, types, data, tokens), known) b;
+      added := cardinality(ids);
+    end if;
+  end if;
+  if chat_history_append.epoch < (case when replay then session.epoch else session.erased_epoch end)
+     and (added > 0 or known is null) then
+    raise exception 'the session was cleared or deleted after these messages were made' using errcode = 'PT409';
+  end if;
+  if replace and added > 0 then
+    perform chat_history_clear(session.session_id, chat_history_append.user_id);
+    session := chat_history_lock(owner, session.session_id);
+  end if;
+
+  if call is not null then
+    current_turn := chat_history_put_turn(session, call, case when added > 0 then session.last_position + 1 end, null);
+    if added > 0 and current_turn.ordinal <= session.cleared_turn then
+      raise exception 'the turn was cleared' using errcode = 'PT409';
+    end if;
+    opens := current_turn.first_position = session.last_position + 1;
+    if current_turn.first_position <= session.last_position and chat_history_show_turn(current_turn) then
+      session.revision := session.revision + 1;
+    end if;
+    if added > 0 or current_turn.ordinal >= session.last_turn then  -- news of an older turn make it no newer
+      session.last_turn_id := current_turn.id;
+    end if;
+    session.last_turn := greatest(session.last_turn, current_turn.ordinal);
+  elsif added > 0 then
+    if types[1] <> 'human' then
+      current_turn := chat_history_joined_turn(session, known);
+    end if;
+    if current_turn.id is null then
+      session.last_turn := session.last_turn + 1;
+      insert into chat_history_turns (session_key, user_id, id, ordinal, first_position)
+        values (of_session, owner, gen_random_uuid(), session.last_turn, session.last_position + 1)
+        returning id, status into current_turn.id, current_turn.status;
+      opens := true;
+    end if;
+    session.last_turn_id := current_turn.id;
+  end if;
+
+  if added > 0 then
+    insert into chat_history_messages (session_key, user_id, position, id, turn_id, type, data, tokens, in_context,
+        begins_turn, created_at)
+      select of_session, owner, session.last_position + n.ord, n.id, current_turn.id,
+          case when octet_length(n.type) between 1 and 100 then n.type
+            else chat_history_refuse('PT422', 'the type of a message has 1 to 100 bytes') end,
+          case when json_typeof(n.data) = 'object' then n.data
+            else chat_history_refuse('PT422', 'the data of a message is a json object')::json end,
+          case when n.tokens is null then 1 + octet_length(n.data::text) / 4 when n.tokens >= 0 then n.tokens
+            else chat_history_refuse('PT422', 'the tokens of a message are 0 or more')::integer end,
+          current_turn.status <> 'failed', opens and n.ord = 1, at
+        from unnest(ids, types, data, tokens) with ordinality n (id, type, data, tokens, ord);
+  end if;
+  if added > 0 or call is not null then
+    update chat_history_sessions s set
+        last_position = s.last_position + added, message_count = s.message_count + added,
+        last_turn = session.last_turn, last_turn_id = session.last_turn_id,
+        revision = session.revision, updated_at = at, deleted_at = null
+      where s.session_key = of_session;
+  end if;
+  return json_build_object(
+    'epoch', session.epoch, 'revision', session.revision, 'last_position', session.last_position + added,
+    'first_position', session.last_position + 1, 'turn_id', current_turn.id, 'created_at', at,
+    'known', coalesce(known, '[]'));
+end
+$$;
+
+CREATE FUNCTION public.chat_history_begin(session_id text, turn json, user_id text DEFAULT NULL::text, max_messages integer DEFAULT NULL::integer, max_turns integer DEFAULT NULL::integer, max_tokens bigint DEFAULT NULL::bigint, keep_system boolean DEFAULT NULL::boolean) RETURNS json
+    LANGUAGE sql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+  select json_build_object(
+      'header', (array_agg(r.data) filter (where r.type = ''))[1],
+      'messages', coalesce(json_agg(json_build_object('type', r.type, 'data', r.data)) filter (where r.type <> ''), '[]'))
+    from chat_history_begin_rows(session_id, turn, user_id, max_messages, max_turns, max_tokens, keep_system) r
+$$;
+
+CREATE FUNCTION public.chat_history_begin_rows(session_id text, turn json, user_id text DEFAULT NULL::text, max_messages integer DEFAULT NULL::integer, max_turns integer DEFAULT NULL::integer, max_tokens bigint DEFAULT NULL::bigint, keep_system boolean DEFAULT NULL::boolean) RETURNS TABLE(type text, data json)
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+#variable_conflict use_column
+declare
+  call constant json := chat_history_json(turn);
+  session chat_history_sessions;
+  begun chat_history_turns;
+begin
+  if call ->> 'id' is null then
+    raise exception 'a turn must have its id' using errcode = 'PT422';
+  end if;
+  perform chat_history_check_question((call ->> 'id')::uuid, call -> 'question');
+  session := chat_history_lock(chat_history_owner(chat_history_begin_rows.user_id), chat_history_begin_rows.session_id);
+  if (call ->> 'id')::uuid = session.erased_turn_id then
+    raise exception 'the session was cleared or deleted after the question was asked' using errcode = 'PT409';
+  end if;
+  begun := chat_history_put_turn(
+    session, json_build_object('id', call -> 'id', 'status', 'running', 'started_at', call -> 'started_at',
+                               'trace_id', call -> 'trace_id', 'run_id', call -> 'run_id', 'project', call -> 'project'),
+    null, call -> 'question');
+  if begun.ordinal <= session.cleared_turn then
+    raise exception 'the session was cleared after the question was asked' using errcode = 'PT409';
+  end if;
+  if begun.ordinal > session.last_turn then
+    update chat_history_sessions s set last_turn = begun.ordinal, updated_at = clock_timestamp(), deleted_at = null
+      where s.session_key = session.session_key;
+  end if;
+  return query select l.type, l.data from chat_history_load_rows(
+    chat_history_begin_rows.session_id, chat_history_begin_rows.user_id, null, null, max_messages, max_turns, max_tokens,
+    keep_system) l;
+end
+$$;
+
+CREATE FUNCTION public.chat_history_key(user_id text, session_id text) RETURNS uuid
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+  return encode(substr(sha256(sha256(convert_to(user_id, 'UTF8')) || sha256(convert_to(session_id, 'UTF8'))), 1, 16),
+                'hex')::uuid;
+end
+$$;
+
+CREATE TABLE public.chat_history_sessions (
+    session_key uuid NOT NULL,
+    user_id text NOT NULL,
+    session_id text NOT NULL,
+    title text,
+    metadata json,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    deleted_at timestamp with time zone,
+    last_position bigint DEFAULT 0 NOT NULL,
+    last_turn bigint DEFAULT 0 NOT NULL,
+    last_turn_id uuid,
+    cleared_position bigint DEFAULT 0 NOT NULL,
+    cleared_turn bigint DEFAULT 0 NOT NULL,
+    message_count bigint DEFAULT 0 NOT NULL,
+    epoch integer DEFAULT 0 NOT NULL,
+    erased_epoch integer DEFAULT 0 NOT NULL,
+    erased_by uuid,
+    erased_count bigint,
+    erased_turn_id uuid,
+    revision bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT key CHECK ((session_key = public.chat_history_key(user_id, session_id))),
+    CONSTRAINT names CHECK (((session_id <> ''::text) AND (length(session_id) <= 1000) AND (octet_length(user_id) <= 2500)))
+)
+WITH (fillfactor='60');
+
+CREATE FUNCTION public.chat_history_buried(public.chat_history_sessions, uuid DEFAULT NULL::uuid) RETURNS public.chat_history_sessions
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+declare
+  session alias for $1;
+  request alias for $2;
+begin
+  session := chat_history_erased(session, request);
+  session.title := null;
+  session.metadata := null;
+  session.deleted_at := session.updated_at;
+  return session;
+end
+$_$;
+
+CREATE FUNCTION public.chat_history_check_question(uuid, json) RETURNS void
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+begin
+  if json_typeof($2) is distinct from 'array' or exists (
+    select from json_array_elements($2) q (message)
+      where (message ->> 'id' ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+          and octet_length(message ->> 'type') between 1 and 100
+          and json_typeof(message -> 'data') = 'object'
+          and coalesce(message ->> 'tokens', '0') ~ '^[0-9]{1,9}$') is not true)
+    or (select count(*) - count(distinct message ->> 'id') from json_array_elements($2) q (message)) <> 0 then
+    raise exception 'a turn begins with its id and its question: messages with a uuid, a type and data each'
+      using errcode = 'PT422';
+  end if;
+end
+$_$;
+
+CREATE FUNCTION public.chat_history_clear(session_id text, user_id text DEFAULT NULL::text, request uuid DEFAULT NULL::uuid) RETURNS json
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+declare
+  owner constant text := chat_history_owner(chat_history_clear.user_id);
+  session chat_history_sessions;
+begin
+  select s.* into session from chat_history_sessions s
+    where s.session_key = chat_history_key(owner, chat_history_clear.session_id) for update;
+  if found and session.erased_by is distinct from coalesce(request, gen_random_uuid()) then
+    session := chat_history_erased(session, request);
+    perform chat_history_settle(session);
+  end if;
+  return json_build_object('epoch', coalesce(session.epoch, 0), 'revision', coalesce(session.revision, 0),
+                           'cleared', coalesce(session.erased_count, 0));
+end
+$$;
+
+CREATE FUNCTION public.chat_history_delete_session(session_id text, user_id text DEFAULT NULL::text, request uuid DEFAULT NULL::uuid, batch integer DEFAULT NULL::integer) RETURNS json
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    SET statement_timeout TO '5min'
+    SET enable_seqscan TO 'off'
+    SET enable_sort TO 'off'
+    AS $$
+#variable_conflict use_column
+declare
+  owner constant text := chat_history_owner(chat_history_delete_session.user_id);
+  session chat_history_sessions;
+  there boolean;
+  swept json;
+begin
+  if batch < 1 then
+    raise exception 'a batch is at least 1' using errcode = 'PT400';
+  end if;
+  select s.* into session from chat_history_sessions s
+    where s.session_key = chat_history_key(owner, chat_history_delete_session.session_id) for update;
+  if not found then
+    return json_build_object('deleted', false, 'more', false);
+  end if;
+  there := session.deleted_at is null;
+  if there then
+    session := chat_history_buried(session, request);
+    perform chat_history_settle(session);
+  end if;
+  swept := chat_history_sweep(session, batch, false);
+  return json_build_object('deleted', there or coalesce(session.erased_by = request, false), 'more', swept -> 'more');
+end
+$$;
+
+CREATE FUNCTION public.chat_history_delete_user(user_id text DEFAULT NULL::text, batch integer DEFAULT NULL::integer) RETURNS json
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    SET statement_timeout TO '5min'
+    SET enable_seqscan TO 'off'
+    SET enable_sort TO 'off'
+    AS $$
+#variable_conflict use_column
+declare
+  owner constant text := chat_history_owner(chat_history_delete_user.user_id);
+  session chat_history_sessions;
+  swept json;
+  spent integer := 0;
+  deleted integer := 0;
+  messages bigint := 0;
+  turns bigint := 0;
+  feedback bigint := 0;
+begin
+  if owner = '' or batch < 1 then
+    raise exception 'delete_user takes the id of a user, and a batch of at least 1' using errcode = 'PT400';
+  end if;
+  loop
+    exit when spent >= batch;
+    select s.* into session from chat_history_sessions s
+      where s.user_id = owner and s.deleted_at is null order by s.session_key limit 1 for update;
+    if found then
+      session := chat_history_buried(session);
+      perform chat_history_settle(session);
+      deleted := deleted + 1;
+      spent := spent + 1;
+    else  -- what an earlier call has left of sessions that it deleted: their turns go last
+      select s.* into session from chat_history_sessions s
+        where s.session_key = (select t.session_key from chat_history_turns t where t.user_id = owner limit 1) for update;
+      exit when not found;
+    end if;
+    swept := chat_history_sweep(session, case when batch is not null then greatest(batch - spent, 1) end, false);
+    messages := messages + (swept ->> 'messages')::bigint;
+    turns := turns + (swept ->> 'turns')::bigint;
+    feedback := feedback + (swept ->> 'feedback')::bigint;
+    spent := spent + (swept ->> 'messages')::integer + (swept ->> 'turns')::integer;
+  end loop;
+  return json_build_object('sessions', deleted, 'messages', messages, 'turns', turns, 'feedback', feedback,
+                           'more', coalesce(spent >= batch, false));
+end
+$$;
+
+CREATE FUNCTION public.chat_history_erased(public.chat_history_sessions, uuid) RETURNS public.chat_history_sessions
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+declare
+  session alias for $1;
+  request alias for $2;
+begin
+  session.erased_turn_id := (
+    select t.id from chat_history_turns t where t.session_key = session.session_key order by t.ordinal desc limit 1);
+  session.erased_count := session.message_count;
+  session.erased_by := request;
+  session.cleared_position := session.last_position;
+  session.cleared_turn := session.last_turn;
+  session.last_turn_id := null;
+  session.message_count := 0;
+  session.updated_at := clock_timestamp();
+  session.epoch := session.epoch + 1;
+  session.erased_epoch := session.epoch;
+  session.revision := session.revision + 1;
+  return session;
+end
+$_$;
+
+CREATE FUNCTION public.chat_history_feedback_sent(feedback json, user_id text DEFAULT NULL::text) RETURNS json
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+declare
+  owner constant text := chat_history_owner(chat_history_feedback_sent.user_id);
+  one record;
+  counted bigint := 0;
+begin
+  for one in
+    select chat_history_key(owner, n.session_id) as session_key, n.id, n.updated_at,
+        coalesce(n.refused, false) as refused
+      from json_to_recordset(chat_history_objects(feedback, 'feedback'))
+        n (session_id text, id uuid, updated_at timestamptz, refused boolean)
+      order by 1
+  loop
+    perform from chat_history_sessions s where s.session_key = one.session_key for update;
+    update chat_history_feedback f set
+        sent_at = case when one.refused then f.sent_at else clock_timestamp() end,
+        refusals = f.refusals + one.refused::integer,
+        unsent = f.updated_at is distinct from one.updated_at or (one.refused and f.refusals < 9)
+      where f.session_key = one.session_key and f.id = one.id;
+    counted := counted + found::integer;
+  end loop;
+  return json_build_object('sent', counted);
+end
+$$;
+
+CREATE TABLE public.chat_history_feedback (
+    session_key uuid NOT NULL,
+    user_id text NOT NULL,
+    id uuid NOT NULL,
+    turn_id uuid NOT NULL,
+    message_id uuid,
+    key text NOT NULL,
+    score double precision,
+    value json,
+    comment text,
+    metadata json,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    ordinal bigint NOT NULL,
+    sent_at timestamp with time zone,
+    unsent boolean DEFAULT false NOT NULL,
+    refusals integer DEFAULT 0 NOT NULL
+);
+
+CREATE FUNCTION public.chat_history_find_feedback(uuid, public.chat_history_feedback) RETURNS public.chat_history_feedback
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    AS $_$
+declare
+  of_session alias for $1;
+  given alias for $2;
+  stored chat_history_feedback;
+begin
+  select f.* into stored from chat_history_feedback f where f.session_key = of_session and f.id = given.id;
+  if not found and given.sent_at is null then
+    select f.* into stored from chat_history_feedback f
+      where f.session_key = of_session and f.turn_id = given.turn_id and f.key = given.key
+        and f.message_id is not distinct from given.message_id
+      order by f.ordinal desc limit 1;
+  end if;
+  return stored;
+end
+$_$;
+
+CREATE FUNCTION public.chat_history_get_session(session_id text, user_id text DEFAULT NULL::text) RETURNS json
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_sort TO 'off'
+    AS $$
+#variable_conflict use_column
+declare
+  owner constant text := chat_history_owner(chat_history_get_session.user_id);
+begin
+  return (
+    select json_build_object(
+        'session_id', s.session_id, 'user_id', nullif(s.user_id, ''), 'title', s.title, 'metadata', s.metadata,
+        'created_at', s.created_at, 'updated_at', s.updated_at, 'message_count', s.message_count,
+        'last_position', s.last_position, 'epoch', s.epoch, 'revision', s.revision)
+      from chat_history_sessions s
+      where s.session_key = chat_history_key(owner, chat_history_get_session.session_id) and s.deleted_at is null);
+end
+$$;
+
+CREATE FUNCTION public.chat_history_grant(extra_role text DEFAULT NULL::text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+declare
+  home constant oid := (select p.pronamespace from pg_proc p where p.oid = 'chat_history_grant'::regproc);
+  ours constant text := 'chat\_history\_%';
+  relations text;
+  readable text;
+  writable text;
+  functions text;
+  callable text;
+  role record;
+begin
+  if extra_role is not null and not exists (select from pg_roles r where r.rolname = extra_role) then
+    raise exception 'role % does not exist', extra_role using errcode = '42704', hint = 'Create the role first.';
+  end if;
+  select string_agg(c.oid::regclass::text, ', '), string_agg(c.oid::regclass::text, ', ') filter (where c.relkind = 'v'
+           or exists (select from pg_policy p where p.polrelid = c.oid and p.polcmd in ('r', '*'))),
+         string_agg(c.oid::regclass::text, ', ') filter (
+           where exists (select from pg_policy p where p.polrelid = c.oid and p.polcmd = '*'))
+    into relations, readable, writable
+    from pg_class c where c.relnamespace = home and c.relkind in ('r', 'p', 'v') and c.relname like ours;
+  select string_agg(p.oid::regprocedure::text, ', '), string_agg(p.oid::regprocedure::text, ', ') filter (
+           where p.prorettype <> 'trigger'::regtype and p.proname <> 'chat_history_grant')
+    into functions, callable
+    from pg_proc p where p.pronamespace = home and p.proname like ours;
+
+  execute format('revoke all on table %s from public', relations);
+  execute format('revoke all on function %s from public', functions);
+  for role in
+    select r.rolname as name, r.rolname in ('anon', 'authenticated', 'service_role') or r.rolname = extra_role as reset
+      from pg_roles r
+      where r.rolname in ('anon', 'authenticated', 'service_role') or r.rolname = extra_role
+        or r.oid in (select a.grantee from pg_class c, aclexplode(c.relacl) a
+                       where c.oid = 'chat_history_sessions'::regclass and a.privilege_type = 'INSERT'
+                         and a.grantee <> c.relowner)
+  loop
+    if role.reset then
+      execute format('revoke all on table %s from %I', relations, role.name);
+      execute format('revoke all on function %s from %I', functions, role.name);
+    end if;
+    continue when role.name = 'anon';
+    if not has_schema_privilege(role.name, home, 'usage') then
+      execute format('grant usage on schema %s to %I', home::regnamespace, role.name);
+    end if;
+    execute format('grant select on table %s to %I', readable, role.name);
+    execute format('grant insert, update, delete on table %s to %I', writable, role.name);
+    execute format('grant execute on function %s to %I', callable, role.name);
+  end loop;
+end
+$$;
+
+CREATE FUNCTION public.chat_history_guards() RETURNS json
+    LANGUAGE sql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+  with home as (
+    select p.pronamespace as oid from pg_proc p where p.oid = 'chat_history_guards()'::regprocedure
+  ), role as (
+    select r.name, r.name = 'public' or to_regrole(r.name) is not null as found
+      from unnest(array['public', 'anon', 'authenticated', 'service_role']) r (name)
+  )
+  select json_build_object(
+    'role', current_user,
+    'user', chat_history_user(),
+    'bypasses', not row_security_active('chat_history_sessions'),
+    'server_version', current_setting('server_version'),
+    'roles', (select json_agg(r.name) from role r where r.found),
+    'relations', (
+      select json_agg(json_build_object(
+          'name', c.relname, 'kind', c.relkind,
+          'row_security', c.relrowsecurity or coalesce(c.reloptions @> array['security_invoker=true'], false),
+          'policies', (
+            select coalesce(json_agg(json_build_object(
+                'name', p.polname, 'command', p.polcmd, 'permissive', p.polpermissive, 'roles', p.polroles::text,
+                'using', pg_get_expr(p.polqual, p.polrelid), 'check', pg_get_expr(p.polwithcheck, p.polrelid))
+                order by p.polname), '[]')
+              from pg_policy p where p.polrelid = c.oid),
+          'privileges', (
+            select json_object_agg(r.name, (
+                select coalesce(json_agg(a.name), '[]')
+                  from unnest(array['select', 'insert', 'update', 'delete', 'truncate', 'references', 'trigger']) a (name)
+                  where has_table_privilege(r.name, c.oid, a.name)))
+              from role r where r.found))
+          order by c.relname)
+        from pg_class c join home h on h.oid = c.relnamespace
+        where c.relkind in ('r', 'p', 'v') and c.relname like 'chat\_history\_%'),
+    'functions', (
+      select json_agg(json_build_object(
+          'name', p.proname, 'execute', (
+            select coalesce(json_agg(r.name), '[]') from role r
+              where r.found and has_function_privilege(r.name, p.oid, 'execute')))
+          order by p.proname)
+        from pg_proc p join home h on h.oid = p.pronamespace
+        where p.proname like 'chat\_history\_%'))
+$$;
+
+CREATE FUNCTION public.chat_history_interrupt_turns(session_id text, older_than double precision, user_id text DEFAULT NULL::text) RETURNS json
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+declare
+  owner constant text := chat_history_owner(chat_history_interrupt_turns.user_id);
+  of_session constant uuid := chat_history_key(owner, chat_history_interrupt_turns.session_id);
+  marked integer;
+begin
+  if (older_than between 0 and 1e9) is not true then  -- NaN is above all numbers
+    raise exception 'older_than is a number of seconds from 0 to 1e9' using errcode = 'PT400';
+  end if;
+  perform from chat_history_sessions s where s.session_key = of_session for update;
+  update chat_history_turns t set status = 'interrupted'
+    where t.session_key = of_session and t.status = 'running'
+      and t.created_at <= clock_timestamp() - make_interval(secs => older_than);
+  get diagnostics marked = row_count;
+  update chat_history_sessions s set revision = s.revision + 1 where s.session_key = of_session and marked > 0;
+  return json_build_object('interrupted', marked);
+end
+$$;
+
+CREATE TABLE public.chat_history_turns (
+    session_key uuid NOT NULL,
+    user_id text NOT NULL,
+    id uuid NOT NULL,
+    ordinal bigint NOT NULL,
+    status text DEFAULT 'completed'::text NOT NULL,
+    first_position bigint,
+    question json,
+    trace_id text,
+    run_id text,
+    project text,
+    started_at timestamp with time zone,
+    ended_at timestamp with time zone,
+    model text,
+    input_tokens bigint,
+    output_tokens bigint,
+    total_tokens bigint,
+    token_details json,
+    total_cost numeric,
+    documents json,
+    error text,
+    metadata json,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT cost CHECK (((total_cost >= (0)::numeric) AND (total_cost < 'Infinity'::numeric))),
+    CONSTRAINT counts CHECK ((LEAST(input_tokens, output_tokens, total_tokens) >= 0)),
+    CONSTRAINT status CHECK ((status = ANY (ARRAY['running'::text, 'interrupted'::text, 'failed'::text, 'completed'::text])))
+);
+
+CREATE FUNCTION public.chat_history_joined_turn(public.chat_history_sessions, json) RETURNS public.chat_history_turns
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+declare
+  session alias for $1;
+  known alias for $2;
+  found_turn chat_history_turns;
+begin
+  if known is not null then
+    select t.* into found_turn from chat_history_turns t
+      where t.session_key = session.session_key and t.id = (known -> -1 ->> 'turn_id')::uuid;
+    if found_turn.ordinal > session.cleared_turn then
+      return found_turn;
+    end if;
+  end if;
+  select t.* into found_turn from chat_history_turns t
+    where t.session_key = session.session_key and t.id = session.last_turn_id;
+  if found_turn.status = 'failed' then
+    return null;
+  end if;
+  return found_turn;
+end
+$_$;
+
+CREATE FUNCTION public.chat_history_json(value json) RETURNS json
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+  select case json_typeof(value) when 'string' then (value #>> '{}')::json when 'null' then null else value end
+$$;
+
+CREATE FUNCTION public.chat_history_known_messages(uuid, uuid[], text[], json[]) RETURNS json
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+declare
+  of_session alias for $1;
+  ids alias for $2;
+  types alias for $3;
+  data alias for $4;
+  known uuid[];
+begin
+  -- One by one: for a list, the planner may read the whole session instead.
+  select array_agg(k.id) into known from (
+    select (select m.id from chat_history_messages m where m.session_key = of_session and m.id = n.id)
+      from unnest(ids) n (id)) k (id)
+    where k.id is not null;
+  if known is null then
+    return null;
+  end if;
+  if exists (
+    select from unnest(ids, types, data) n (id, type, data)
+      join chat_history_messages m on m.session_key = of_session and m.id = n.id
+      where m.type <> n.type
+         or case when m.data::text <> n.data::text then not chat_history_same_data(m.data, n.data) else false end
+  ) then
+    raise exception 'a message with this id is stored with other content' using errcode = 'PT409';
+  end if;
+  if cardinality(known) <> (select count(distinct k) from unnest(known) k) then  -- for new ids the unique key does it
+    raise exception 'the same message id stands twice in one call' using errcode = 'PT409';
+  end if;
+  return (
+    select json_agg(json_build_object('id', m.id, 'position', m.position, 'turn_id', m.turn_id,
+                                      'created_at', m.created_at))
+      from (select * from chat_history_messages m where m.session_key = of_session and m.id = any (known)
+              order by m.position) m);
+end
+$_$;
+
+CREATE FUNCTION public.chat_history_later_status(text, text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+  select case when array_position(o.steps, $2) > array_position(o.steps, $1) then $2 else $1 end
+    from (values (array['running', 'interrupted', 'failed', 'completed'])) o (steps)
+$_$;
+
+CREATE FUNCTION public.chat_history_list_feedback(session_id text, user_id text DEFAULT NULL::text, after bigint DEFAULT NULL::bigint, max_items integer DEFAULT NULL::integer) RETURNS json
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_sort TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    AS $$
+#variable_conflict use_column
+declare
+  owner constant text := chat_history_owner(chat_history_list_feedback.user_id);
+  of_session constant uuid := chat_history_key(owner, chat_history_list_feedback.session_id);
+  page_size constant integer := chat_history_page_size(max_items);
+  hidden constant bigint :=
+    coalesce((select s.cleared_turn from chat_history_sessions s where s.session_key = of_session), 0);
+  items json;
+  counted integer;
+  last bigint;
+begin
+  select json_agg(to_json(f)), count(*), max(f.ordinal) into items, counted, last
+    from (select f.* from chat_history_feedback f
+            join chat_history_turns t on t.session_key = f.session_key and t.id = f.turn_id and t.ordinal > hidden
+          where f.session_key = of_session and f.ordinal > coalesce(after, 0)
+          order by f.ordinal limit page_size) f;
+  return json_build_object('items', coalesce(items, '[]'), 'next', case when counted = page_size then last end);
+end
+$$;
+
+CREATE FUNCTION public.chat_history_list_messages(session_id text, user_id text DEFAULT NULL::text, after bigint DEFAULT NULL::bigint, max_items integer DEFAULT NULL::integer, newest_first boolean DEFAULT false) RETURNS json
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_sort TO 'off'
+    AS $$
+#variable_conflict use_column
+declare
+  owner constant text := chat_history_owner(chat_history_list_messages.user_id);
+  of_session constant uuid := chat_history_key(owner, chat_history_list_messages.session_id);
+  page_size constant integer := chat_history_page_size(max_items);
+  hidden constant bigint :=
+    coalesce((select s.cleared_position from chat_history_sessions s where s.session_key = of_session), 0);
+  items json;
+  counted integer;
+  last bigint;
+begin
+  select json_agg(json_build_object('id', m.id, 'position', m.position, 'created_at', m.created_at,
+           'turn_id', m.turn_id, 'type', m.type, 'data', m.data)),
+         count(*), case when newest_first then min(m.position) else max(m.position) end
+    into items, counted, last
+    from (
+      (select * from chat_history_messages m
+         where newest_first and m.session_key = of_session and m.position > hidden
+           and m.position < coalesce(after, 9223372036854775807)
+         order by m.position desc limit page_size)
+      union all
+      (select * from chat_history_messages m
+         where newest_first is not true and m.session_key = of_session and m.position > greatest(hidden, after)
+         order by m.position limit page_size)) m;
+  return json_build_object('items', coalesce(items, '[]'), 'next', case when counted = page_size then last end);
+end
+$$;
+
+CREATE FUNCTION public.chat_history_list_turns(session_id text, user_id text DEFAULT NULL::text, after bigint DEFAULT NULL::bigint, max_items integer DEFAULT NULL::integer, newest_first boolean DEFAULT false) RETURNS json
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_sort TO 'off'
+    AS $$
+#variable_conflict use_column
+declare
+  owner constant text := chat_history_owner(chat_history_list_turns.user_id);
+  of_session constant uuid := chat_history_key(owner, chat_history_list_turns.session_id);
+  page_size constant integer := chat_history_page_size(max_items);
+  hidden constant bigint :=
+    coalesce((select s.cleared_turn from chat_history_sessions s where s.session_key = of_session), 0);
+  items json;
+  counted integer;
+  last bigint;
+begin
+  select json_agg(to_json(t)), count(*), case when newest_first then min(t.ordinal) else max(t.ordinal) end
+    into items, counted, last
+    from (
+      (select * from chat_history_turns t
+         where newest_first and t.session_key = of_session and t.ordinal > hidden
+           and t.ordinal < coalesce(after, 9223372036854775807)
+         order by t.ordinal desc limit page_size)
+      union all
+      (select * from chat_history_turns t
+         where newest_first is not true and t.session_key = of_session and t.ordinal > greatest(hidden, after)
+         order by t.ordinal limit page_size)) t;
+  return json_build_object('items', coalesce(items, '[]'), 'next', case when counted = page_size then last end);
+end
+$$;
+
+CREATE FUNCTION public.chat_history_load(session_id text, user_id text DEFAULT NULL::text, after_position bigint DEFAULT NULL::bigint, known_revision bigint DEFAULT NULL::bigint, max_messages integer DEFAULT NULL::integer, max_turns integer DEFAULT NULL::integer, max_tokens bigint DEFAULT NULL::bigint, keep_system boolean DEFAULT NULL::boolean) RETURNS json
+    LANGUAGE sql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+  select json_build_object(
+      'header', (array_agg(r.data) filter (where r.type = ''))[1],
+      'messages', coalesce(json_agg(json_build_object('type', r.type, 'data', r.data)) filter (where r.type <> ''), '[]'))
+    from chat_history_load_rows(session_id, user_id, after_position, known_revision, max_messages, max_turns,
+                                max_tokens, keep_system) r
+$$;
+
+CREATE FUNCTION public.chat_history_load_rows(session_id text, user_id text DEFAULT NULL::text, after_position bigint DEFAULT NULL::bigint, known_revision bigint DEFAULT NULL::bigint, max_messages integer DEFAULT NULL::integer, max_turns integer DEFAULT NULL::integer, max_tokens bigint DEFAULT NULL::bigint, keep_system boolean DEFAULT NULL::boolean) RETURNS TABLE(type text, data json)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_sort TO 'off'
+    AS $$
+#variable_conflict use_column
+declare
+  owner constant text := chat_history_owner(chat_history_load_rows.user_id);
+  of_session constant uuid := chat_history_key(owner, chat_history_load_rows.session_id);
+  session chat_history_sessions;
+  after bigint;
+  start bigint;
+  system chat_history_messages;
+  fallback chat_history_messages;
+begin
+  if least(max_messages, max_turns, max_tokens) < 1 then
+    raise exception 'a window holds at least 1 of messages, turns or tokens' using errcode = 'PT400';
+  end if;
+  select s.* into session from chat_history_sessions s where s.session_key = of_session;
+  after := coalesce(session.cleared_position, 0);
+  if max_messages is null and max_turns is null and max_tokens is null then
+    start := 1 + case when known_revision = session.revision then greatest(after, least(after_position, session.last_position)) else after end;
+  else
+    if coalesce(keep_system, true) then
+      select m.* into system from chat_history_messages m
+        where m.session_key = of_session and m.context_position > after order by m.context_position limit 1;
+      if system.type <> 'system' or system.tokens >= max_tokens then
+        system := null;
+      end if;
+    end if;
+    start := chat_history_window_start(of_session, coalesce(system.position, after), max_messages, max_turns,
+                                       max_tokens - coalesce(system.tokens, 0));
+    if start is null and system.position is not null then
+      start := chat_history_window_start(of_session, after, max_messages, max_turns, max_tokens);
+      if start > system.position then
+        system := null;
+      end if;
+    end if;
+    if start is null or not exists (
+      select from chat_history_messages m
+        where m.session_key = of_session and m.type = 'human' and m.context_position >= start)
+    then
+      select m.* into fallback from chat_history_messages m
+        where m.session_key = of_session and m.type = 'human' and m.context_position > after
+          and m.tokens <= coalesce(max_tokens, m.tokens)
+        order by m.context_position desc limit 1;
+    end if;
+    start := coalesce(start, session.last_position + 1);
+  end if;
+  type := '';
+  data := json_build_object(
+    'epoch', coalesce(session.epoch, 0), 'revision', coalesce(session.revision, 0),
+    'last_position', coalesce(session.last_position, 0),
+    'system', (system.position < start), 'fallback', fallback.position is not null,
+    'fallback_alone', coalesce(system.tokens + fallback.tokens > max_tokens, false));
+  return next;
+  if system.position < start then
+    type := system.type;
+    data := system.data;
+    return next;
+  end if;
+  if fallback.position is not null then
+    type := fallback.type;
+    data := fallback.data;
+    return next;
+  end if;
+  return query select m.type, m.data from chat_history_messages m
+    where m.session_key = of_session and m.context_position >= start
+    order by m.context_position;
+end
+$$;
+
+CREATE FUNCTION public.chat_history_lock(text, text) RETURNS public.chat_history_sessions
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+declare
+  owner alias for $1;
+  name alias for $2;
+  of_session constant uuid := chat_history_key(owner, name);
+  session chat_history_sessions;
+begin
+  select s.* into session from chat_history_sessions s where s.session_key = of_session for update;
+  if not found then
+    if name is null or length(name) not between 1 and 1000 or length(owner) > 1000 or octet_length(owner) > 2500 then
+      raise exception 'a session id has 1 to 1000 characters, a user id at most 1000 characters and 2500 bytes of UTF-8'
+        using errcode = 'PT400';
+    end if;
+    insert into chat_history_sessions as s (session_key, user_id, session_id) values (of_session, owner, name)
+      on conflict do nothing  -- on either of its two keys
+      returning s.* into session;
+    if not found then  -- another was faster
+      select s.* into strict session from chat_history_sessions s where s.session_key = of_session for update;
+    end if;
+  end if;
+  return session;
+end
+$_$;
+
+CREATE FUNCTION public.chat_history_new_messages(public.chat_history_batch, json) RETURNS public.chat_history_batch
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+  select row(coalesce(array_agg(n.id order by n.ord), '{}'), array_agg(n.type order by n.ord),
+             array_agg(n.data order by n.ord), array_agg(n.tokens order by n.ord))::chat_history_batch
+    from unnest($1.ids, $1.types, $1.data, $1.tokens) with ordinality n (id, type, data, tokens, ord)
+    where n.id not in (select (k ->> 'id')::uuid from json_array_elements($2) k)
+$_$;
+
+CREATE FUNCTION public.chat_history_object(json, text) RETURNS json
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+declare
+  value constant json := chat_history_json($1);
+begin
+  if json_typeof(value) is distinct from 'object' then
+    raise exception '% must be a json object', $2 using errcode = 'PT422';
+  end if;
+  return value;
+end
+$_$;
+
+CREATE FUNCTION public.chat_history_objects(json, text) RETURNS json
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+declare
+  list constant json := coalesce(chat_history_json($1), '[]');
+begin
+  if json_typeof(list) <> 'array'
+     or exists (select from json_array_elements(list) e (item) where json_typeof(item) <> 'object') then
+    raise exception '% must be a json list of objects', $2 using errcode = 'PT422';
+  end if;
+  return list;
+end
+$_$;
+
+CREATE FUNCTION public.chat_history_owner(user_id text) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+declare
+  claimed text := chat_history_user();
+begin
+  if claimed is null then
+    if row_security_active('chat_history_sessions') then
+      raise exception 'row level security applies to role % and the request carries no user', current_user
+        using errcode = '42501', hint = 'Send the token of a signed-in user, or the secret key.';
+    end if;
+    return coalesce(user_id, '');
+  end if;
+  if user_id is not null and user_id <> claimed then
+    raise exception 'the request names another user than its claims' using errcode = '42501';
+  end if;
+  return claimed;
+end
+$$;
+
+CREATE FUNCTION public.chat_history_page_size(integer) RETURNS integer
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+begin
+  if $1 < 1 then
+    raise exception 'a page has at least 1 item' using errcode = 'PT400';
+  end if;
+  return least(coalesce($1, 100), 1000);
+end
+$_$;
+
+CREATE FUNCTION public.chat_history_prune(idle_for interval DEFAULT NULL::interval, keep_messages integer DEFAULT NULL::integer, dry_run boolean DEFAULT true, batch integer DEFAULT 500, user_id text DEFAULT NULL::text, after_session uuid DEFAULT NULL::uuid) RETURNS json
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    SET statement_timeout TO '60s'
+    SET plan_cache_mode TO 'force_custom_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_sort TO 'off'
+    AS $$
+#variable_conflict use_column
+declare
+  stride constant integer := 1000;
+  owner constant text := chat_history_owner(chat_history_prune.user_id);
+  everyone constant boolean := chat_history_prune.user_id is null and chat_history_user() is null;
+  idle_before timestamptz;
+  last uuid := coalesce(after_session, '00000000-0000-0000-0000-000000000000');
+  stop uuid;  -- the last session of this call's stride, null where it reaches the end
+  found_key uuid;
+  session chat_history_sessions;
+  before bigint;
+  swept json;
+  spent integer := 0;
+  deleted integer := 0;
+  trimmed integer := 0;
+  messages bigint := 0;
+  turns bigint := 0;
+  feedback bigint := 0;
+begin
+  dry_run := coalesce(dry_run, true);
+  batch := coalesce(batch, 500);
+  if idle_for <= interval '0' or idle_for > interval '1000 years' or keep_messages < 1
+     or batch not between 1 and 10000 then
+    raise exception 'prune takes a time above 0 and of at most 1000 years, at least 1 message to keep, and a batch of 1 '
+      'to 10000' using errcode = 'PT400';
+  end if;
+  idle_before := clock_timestamp() - idle_for;
+  select s.session_key into stop from chat_history_sessions s
+    where (everyone or s.user_id = owner) and s.session_key > last
+    order by s.session_key offset stride - 1 limit 1;
+  for found_key in
+    select s.session_key from chat_history_sessions s
+      where (everyone or s.user_id = owner) and s.session_key > last
+        and s.session_key <= coalesce(stop, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+        and (s.deleted_at is null and (s.updated_at < idle_before or s.message_count > keep_messages)
+          or s.cleared_position > 0 and exists (
+            select from chat_history_messages m
+              where m.session_key = s.session_key and m.position <= s.cleared_position)
+          or s.cleared_turn > 0 and exists (
+            select from chat_history_turns t
+              where t.session_key = s.session_key and t.ordinal <= s.cleared_turn
+                and t.id is distinct from s.last_turn_id))
+      order by s.session_key limit stride
+  loop
+    if spent >= batch then
+      stop := last;
+      exit;
+    end if;
+    if dry_run then
+      select s.* into session from chat_history_sessions s where s.session_key = found_key;
+    else
+      select s.* into session from chat_history_sessions s where s.session_key = found_key for update skip locked;
+    end if;
+    if found then
+      -- As it stands now: it may have been written to since it was found.
+      if session.deleted_at is null and session.updated_at < idle_before then
+        session := chat_history_buried(session);
+        deleted := deleted + 1;
+        spent := spent + 1;
+      elsif session.message_count > keep_messages then
+        before := session.revision;
+        session := chat_history_trimmed(session, keep_messages);
+        trimmed := trimmed + (session.revision <> before)::integer;
+        spent := spent + (session.revision <> before)::integer;
+      end if;
+      if not dry_run then
+        perform chat_history_settle(session);
+      end if;
+      swept := chat_history_sweep(session, greatest(batch - spent, 1), dry_run);
+      messages := messages + (swept ->> 'messages')::bigint;
+      turns := turns + (swept ->> 'turns')::bigint;
+      feedback := feedback + (swept ->> 'feedback')::bigint;
+      spent := spent + (swept ->> 'messages')::integer + (swept ->> 'turns')::integer;
+      if (swept ->> 'more')::boolean then  -- the next call goes on with this session
+        stop := last;
+        exit;
+      end if;
+    end if;
+    last := found_key;
+  end loop;
+  return json_build_object('sessions', deleted, 'trimmed', trimmed, 'messages', messages, 'turns', turns,
+                           'feedback', feedback, 'next', stop);
+end
+$$;
+
+CREATE FUNCTION public.chat_history_put_turn(public.chat_history_sessions, json, bigint, json) RETURNS public.chat_history_turns
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+#variable_conflict use_column
+declare
+  session alias for $1;
+  turn alias for $2;
+  begins_at alias for $3;
+  asks alias for $4;
+  given constant chat_history_turns := json_populate_record(null::chat_history_turns, turn);
+  put chat_history_turns;
+begin
+  if given.status not in ('running', 'interrupted', 'failed', 'completed')
+     or least(given.input_tokens, given.output_tokens, given.total_tokens, given.total_cost) < 0
+     or given.total_cost >= 'Infinity'
+     or least(given.started_at, given.ended_at) < '0001-01-01 00:00Z'
+     or greatest(given.started_at, given.ended_at) >= '9999-12-31 00:00Z' then
+    raise exception 'a turn''s status is running, interrupted, failed or completed, its counts and its cost are 0 or '
+      'more, its times are of the years 1 to 9999' using errcode = 'PT422';
+  end if;
+  insert into chat_history_turns as t (session_key, user_id, id, ordinal, status, first_position, question, trace_id,
+      run_id, project, started_at, ended_at, model, input_tokens, output_tokens, total_tokens, token_details, documents,
+      error, metadata, total_cost)
+    values (session.session_key, session.user_id, given.id, session.last_turn + 1, coalesce(given.status, 'completed'),
+      begins_at, asks, given.trace_id, given.run_id, given.project, given.started_at, given.ended_at, given.model,
+      given.input_tokens, given.output_tokens, given.total_tokens, given.token_details, given.documents, given.error,
+      given.metadata, given.total_cost)
+    on conflict (session_key, id) do update set
+      status = chat_history_later_status(t.status, excluded.status),
+      first_position = coalesce(t.first_position, excluded.first_position),
+      question = case when (turn ->> 'asked')::boolean then null else t.question end,
+      trace_id = coalesce(excluded.trace_id, t.trace_id),
+      run_id = coalesce(excluded.run_id, t.run_id),
+      project = coalesce(excluded.project, t.project),
+      started_at = coalesce(t.started_at, excluded.started_at),
+      ended_at = coalesce(excluded.ended_at, t.ended_at),
+      model = coalesce(excluded.model, t.model),
+      input_tokens = coalesce(excluded.input_tokens, t.input_tokens),
+      output_tokens = coalesce(excluded.output_tokens, t.output_tokens),
+      total_tokens = coalesce(excluded.total_tokens, t.total_tokens),
+      token_details = coalesce(excluded.token_details, t.token_details),
+      documents = coalesce(excluded.documents, t.documents),
+      error = coalesce(excluded.error, t.error),
+      metadata = coalesce(excluded.metadata, t.metadata),
+      total_cost = coalesce(excluded.total_cost, t.total_cost)
+    returning t.* into put;
+  return put;
+end
+$_$;
+
+CREATE FUNCTION public.chat_history_refuse(text, text) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+begin
+  raise exception '%', $2 using errcode = $1;
+end
+$_$;
+
+CREATE FUNCTION public.chat_history_same_data(json, json) RETURNS boolean
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+begin
+  return $1::text = $2::text or $1::jsonb::text = $2::jsonb::text;
+exception when data_exception or program_limit_exceeded then
+  return false;
+end
+$_$;
+
+CREATE FUNCTION public.chat_history_set_costs(costs json, user_id text DEFAULT NULL::text) RETURNS json
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+declare
+  one record;
+  counted bigint := 0;
+begin
+  for one in
+    select chat_history_key(chat_history_owner(coalesce(chat_history_set_costs.user_id, n.user_id)), n.session_id)
+        as session_key, n.turn_id, n.total_cost
+      from json_to_recordset(chat_history_objects(costs, 'costs'))
+        n (session_id text, user_id text, turn_id uuid, total_cost numeric)
+      order by 1
+  loop
+    if one.total_cost < 0 or one.total_cost >= 'Infinity' then  -- NaN is above all numbers
+      raise exception 'a cost is a number of US dollars, 0 or more' using errcode = 'PT422';
+    end if;
+    perform from chat_history_sessions s where s.session_key = one.session_key for update;
+    update chat_history_turns t set total_cost = one.total_cost
+      where t.session_key = one.session_key and t.id = one.turn_id;
+    counted := counted + found::integer;
+  end loop;
+  return json_build_object('set', counted);
+end
+$$;
+
+CREATE FUNCTION public.chat_history_settle(public.chat_history_sessions) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+  update chat_history_sessions s set
+      title = $1.title, metadata = $1.metadata, deleted_at = $1.deleted_at,
+      updated_at = $1.updated_at, cleared_position = $1.cleared_position,
+      cleared_turn = $1.cleared_turn, last_turn_id = $1.last_turn_id,
+      message_count = $1.message_count, epoch = $1.epoch, revision = $1.revision,
+      erased_epoch = $1.erased_epoch, erased_by = $1.erased_by, erased_count = $1.erased_count,
+      erased_turn_id = $1.erased_turn_id
+    where s.session_key = $1.session_key and s.revision <> $1.revision
+$_$;
+
+CREATE FUNCTION public.chat_history_show_turn(public.chat_history_turns) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+begin
+  update chat_history_messages m set in_context = not m.in_context
+    where m.session_key = $1.session_key and m.position >= $1.first_position
+      and m.turn_id = $1.id and m.in_context = ($1.status = 'failed');
+  return found;
+end
+$_$;
+
+CREATE FUNCTION public.chat_history_sweep(public.chat_history_sessions, integer, boolean) RETURNS json
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+declare
+  session alias for $1;
+  most constant integer := case when not $3 then $2 end;
+  dry_run alias for $3;
+  everything constant boolean := session.deleted_at is not null;
+  hidden constant bigint := case when everything then 9223372036854775807 else session.cleared_position end;
+  upto bigint;
+  message_ids uuid[];
+  turns_of_messages uuid[];
+  turn_ids uuid[] := '{}';
+  messages integer;
+  feedback integer;
+  more boolean;
+begin
+  select m.position into upto from chat_history_messages m
+    where most is not null and m.session_key = session.session_key and m.position <= hidden
+    order by m.position offset most - 1 limit 1;
+  select coalesce(array_agg(m.id), '{}'), coalesce(array_agg(distinct m.turn_id), '{}')
+    into message_ids, turns_of_messages
+    from chat_history_messages m where m.session_key = session.session_key and m.position <= coalesce(upto, hidden);
+  messages := cardinality(message_ids);
+  if upto is null then
+    select coalesce(array_agg(h.id), '{}') into turn_ids from (
+      select t.id from chat_history_turns t
+        where t.session_key = session.session_key and (everything or t.ordinal <= session.cleared_turn)
+          and t.id is distinct from session.last_turn_id  -- the next append may join it
+        order by t.ordinal limit most - messages) h;
+  end if;
+  more := coalesce(messages + cardinality(turn_ids) >= most, false);
+
+  if dry_run then
+    select count(*) into feedback from chat_history_feedback f
+      where f.session_key = session.session_key
+        and (everything or f.turn_id = any (turn_ids) or f.message_id = any (message_ids));
+  else
+    delete from chat_history_feedback f
+      where f.session_key = session.session_key and (f.turn_id = any (turn_ids)
+        or f.turn_id = any (turns_of_messages) and f.message_id = any (message_ids) or everything and not more);
+    get diagnostics feedback = row_count;
+    delete from chat_history_messages m
+      where m.session_key = session.session_key and m.position <= coalesce(upto, hidden);
+    delete from chat_history_turns t where t.session_key = session.session_key and t.id = any (turn_ids);
+  end if;
+  return json_build_object('messages', messages, 'turns', cardinality(turn_ids), 'feedback', feedback, 'more', more);
+end
+$_$;
+
+CREATE FUNCTION public.chat_history_take_question(public.chat_history_sessions, uuid, public.chat_history_batch) RETURNS public.chat_history_batch
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+declare
+  session alias for $1;
+  turn_id alias for $2;
+  answer alias for $3;
+  question json;
+  turn_ordinal bigint;
+  whole chat_history_batch;
+begin
+  -- By its key alone: with a condition on the ordinal too, the planner may walk the session's turns by that.
+  select t.question, t.ordinal into question, turn_ordinal from chat_history_turns t
+    where t.session_key = session.session_key and t.id = turn_id;
+  if turn_ordinal is null or turn_ordinal <= session.cleared_turn then
+    raise exception 'the session was cleared or deleted after the question was asked' using errcode = 'PT409';
+  end if;
+  if question is null then
+    return answer;
+  end if;
+  select array_agg((q ->> 'id')::uuid order by n) || answer.ids, array_agg(q ->> 'type' order by n) || answer.types,
+         array_agg(q -> 'data' order by n) || answer.data,
+         array_agg((q ->> 'tokens')::integer order by n)
+           || coalesce(answer.tokens, array_fill(null::integer, array[cardinality(answer.ids)]))
+    into whole from json_array_elements(question) with ordinality e (q, n);
+  return whole;
+end
+$_$;
+
+CREATE FUNCTION public.chat_history_trimmed(public.chat_history_sessions, integer) RETURNS public.chat_history_sessions
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+declare
+  session alias for $1;
+  keep_messages alias for $2;
+  oldest record;
+  turn_start bigint;
+  hidden bigint;
+begin
+  select m.position, m.turn_id into oldest from chat_history_messages m
+    where m.session_key = session.session_key and m.position > session.cleared_position
+    order by m.position desc offset keep_messages - 1 limit 1;
+  select t.first_position into turn_start from chat_history_turns t
+    where t.session_key = session.session_key and t.id = oldest.turn_id
+      and t.first_position between oldest.position - keep_messages and oldest.position;
+  oldest.position := coalesce(turn_start, oldest.position);
+  select count(*) into hidden from chat_history_messages m
+    where m.session_key = session.session_key and m.position > session.cleared_position and m.position < oldest.position;
+  if hidden = 0 then
+    return session;
+  end if;
+  session.message_count := session.message_count - hidden;
+  session.cleared_position := oldest.position - 1;
+  -- The turns that are kept: those of the messages that are, the one that the next append may join, and those that
+  -- run and may hold a question; a day later they run no more.
+  session.cleared_turn := greatest(session.cleared_turn, -1 + least(
+    (select min(t.ordinal) from chat_history_turns t
+       where t.session_key = session.session_key and t.id in (
+         select m.turn_id from chat_history_messages m
+           where m.session_key = session.session_key and m.position >= oldest.position)),
+    (select t.ordinal from chat_history_turns t
+       where t.session_key = session.session_key and t.id = session.last_turn_id),
+    (select min(t.ordinal) from chat_history_turns t
+       where t.session_key = session.session_key and t.status = 'running'
+         and t.created_at > clock_timestamp() - interval '1 day')));
+  session.epoch := session.epoch + 1;
+  session.revision := session.revision + 1;
+  return session;
+end
+$_$;
+
+CREATE FUNCTION public.chat_history_uncosted_turns(session_id text DEFAULT NULL::text, user_id text DEFAULT NULL::text, since timestamp with time zone DEFAULT NULL::timestamp with time zone, until timestamp with time zone DEFAULT NULL::timestamp with time zone, after_turn uuid DEFAULT NULL::uuid, max_items integer DEFAULT NULL::integer) RETURNS json
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    SET statement_timeout TO '60s'
+    SET plan_cache_mode TO 'force_custom_plan'
+    AS $$
+#variable_conflict use_column
+declare
+  owner constant text := chat_history_owner(chat_history_uncosted_turns.user_id);
+  everyone constant boolean := chat_history_uncosted_turns.user_id is null
+    and chat_history_uncosted_turns.session_id is null and chat_history_user() is null;
+  of_session constant uuid := case when chat_history_uncosted_turns.session_id is not null
+                                   then chat_history_key(owner, chat_history_uncosted_turns.session_id) end;
+begin
+  return (
+    select coalesce(json_agg(u), '[]') from (
+      select s.session_id, nullif(t.user_id, '') as user_id, t.id as turn_id, coalesce(t.run_id, t.trace_id) as run_id,
+          t.project, coalesce(t.started_at, t.created_at) as started_at
+        from chat_history_turns t join chat_history_sessions s on s.session_key = t.session_key
+        where (everyone or t.user_id = owner) and (of_session is null or t.session_key = of_session)
+          and (since is null or coalesce(t.started_at, t.created_at) >= since)
+          and (until is null or coalesce(t.started_at, t.created_at) < until)
+          and (after_turn is null or t.id > after_turn)
+          and t.total_cost is null and coalesce(t.run_id, t.trace_id) is not null and t.project is not null
+        order by t.id limit chat_history_page_size(max_items)) u);
+end
+$$;
+
+CREATE FUNCTION public.chat_history_unsent_feedback(text, uuid, uuid, integer) RETURNS json
+    LANGUAGE sql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $_$
+  select coalesce(json_agg(u), '[]') from (
+    select s.session_id, f.id, f.key, f.score, f.value, f.comment, f.updated_at, f.sent_at,
+        coalesce(t.run_id, t.trace_id) as run_id, t.project, t.metadata ->> 'trace_started_at' as run_started_at
+      from (
+        (select * from chat_history_feedback f where f.session_key = $2 and f.id = $3 and f.unsent)
+        union all
+        (select * from chat_history_feedback f
+           where f.user_id = $1 and f.unsent and (f.session_key, f.id) is distinct from ($2, $3)
+           order by f.refusals, f.updated_at limit $4 - 1)) f
+        join chat_history_turns t on t.session_key = f.session_key and t.id = f.turn_id
+        join chat_history_sessions s on s.session_key = f.session_key
+      order by f.id <> $3, f.refusals, f.updated_at) u
+$_$;
+
+CREATE FUNCTION public.chat_history_usage(session_id text DEFAULT NULL::text, user_id text DEFAULT NULL::text, since timestamp with time zone DEFAULT NULL::timestamp with time zone, until timestamp with time zone DEFAULT NULL::timestamp with time zone, group_by text[] DEFAULT NULL::text[]) RETURNS json
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    SET statement_timeout TO '60s'
+    SET plan_cache_mode TO 'force_custom_plan'
+    AS $$
+#variable_conflict use_column
+declare
+  owner constant text := chat_history_owner(chat_history_usage.user_id);
+  everyone constant boolean :=
+    chat_history_usage.user_id is null and chat_history_usage.session_id is null and chat_history_user() is null;
+  of_session constant uuid := case when chat_history_usage.session_id is not null
+                                   then chat_history_key(owner, chat_history_usage.session_id) end;
+begin
+  group_by := coalesce(group_by, '{}');
+  if not group_by <@ array['session', 'user', 'model', 'day'] then
+    raise exception 'usage is grouped by session, user, model or day' using errcode = 'PT400';
+  end if;
+  return (
+    select coalesce(json_agg(u), '[]') from (
+      select case when 'session' = any (group_by) then s.session_id end as session_id,
+          case when group_by && array['session', 'user'] then nullif(t.user_id, '') end as user_id,
+          case when 'model' = any (group_by) then t.model end as model,
+          case when 'day' = any (group_by)
+               then (coalesce(t.started_at, t.created_at) at time zone 'UTC')::date end as day,
+          count(*) as turns, count(*) filter (where t.status = 'failed') as failed_turns,
+          count(*) filter (where t.total_tokens is null) as unmeasured_turns,
+          sum(t.input_tokens) as input_tokens, sum(t.output_tokens) as output_tokens,
+          sum(t.total_tokens) as total_tokens, sum(t.total_cost) as total_cost
+        from chat_history_turns t join chat_history_sessions s on s.session_key = t.session_key
+        where (everyone or t.user_id = owner) and (of_session is null or t.session_key = of_session)
+          and (since is null or coalesce(t.started_at, t.created_at) >= since)
+          and (until is null or coalesce(t.started_at, t.created_at) < until)
+        group by 1, 2, 3, 4 order by 4, 2, 1, 3) u);
+end
+$$;
+
+CREATE FUNCTION public.chat_history_user() RETURNS text
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+  return nullif(nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub', '');
+end
+$$;
+
+CREATE FUNCTION public.chat_history_version() RETURNS json
+    LANGUAGE sql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+  select coalesce(json_object_agg(m.version, m.checksum order by m.version), '{}') from chat_history_migrations m
+$$;
+
+CREATE FUNCTION public.chat_history_window_start(uuid, bigint, integer, integer, bigint) RETURNS bigint
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+declare
+  of_session alias for $1;
+  after alias for $2;
+  max_messages alias for $3;
+  max_turns alias for $4;
+  max_tokens alias for $5;
+  start bigint;       -- of the messages that the limits admit
+  found_at bigint;
+  spent bigint := 0;
+  truncated boolean := false;
+  message record;
+begin
+  if max_messages is not null then
+    select m.context_position into found_at from chat_history_messages m
+      where m.session_key = of_session and m.context_position > after
+      order by m.context_position desc offset max_messages - 1 limit 1;
+    start := found_at;
+  end if;
+  if max_turns is not null then
+    select m.context_position into found_at from chat_history_messages m
+      where m.session_key = of_session and m.begins_turn and m.context_position > after
+      order by m.context_position desc offset max_turns - 1 limit 1;
+    start := greatest(start, found_at);
+  end if;
+  start := coalesce(start, after + 1);
+  if max_tokens is not null then
+    found_at := null;
+    for message in
+      select m.context_position as position, m.tokens from chat_history_messages m
+        where m.session_key = of_session and m.context_position >= start
+        order by m.context_position desc
+    loop
+      exit when spent + message.tokens > max_tokens;
+      spent := spent + message.tokens;
+      found_at := message.position;
+    end loop;
+    start := found_at;
+  end if;
+
+  select m.context_position as position, m.type into message from chat_history_messages m
+    where m.session_key = of_session and m.context_position >= start order by m.context_position limit 1;
+  if message.position is null then
+    return null;
+  end if;
+  start := message.position;
+  select true into truncated from chat_history_messages m
+    where m.session_key = of_session and m.context_position > after and m.context_position < start
+    order by m.context_position desc limit 1;
+  if truncated is null then
+    return start;
+  end if;
+  select m.context_position into found_at from chat_history_messages m
+    where m.session_key = of_session and m.type = 'human' and m.context_position >= start
+    order by m.context_position limit 1;
+  if found_at is not null then
+    return found_at;
+  end if;
+  if message.type <> 'tool' then
+    return start;
+  end if;
+  found_at := null;
+  for message in
+    select m.context_position as position, m.type, m.tokens from chat_history_messages m
+      where m.session_key = of_session and m.context_position > after and m.context_position < start
+      order by m.context_position desc
+  loop
+    spent := spent + message.tokens;
+    exit when spent > max_tokens;
+    if message.type <> 'tool' then
+      return message.position;
+    end if;
+  end loop;
+  select m.context_position into found_at from chat_history_messages m
+    where m.session_key = of_session and m.type <> 'tool' and m.context_position > start
+    order by m.context_position limit 1;
+  return found_at;
+end
+$_$;
+
+CREATE VIEW public.chat_history_daily_usage WITH (security_invoker='true') AS
+ SELECT ((COALESCE(started_at, created_at) AT TIME ZONE 'UTC'::text))::date AS day,
+    NULLIF(user_id, ''::text) AS user_id,
+    model,
+    count(*) AS turns,
+    count(*) FILTER (WHERE (status = 'failed'::text)) AS failed_turns,
+    count(*) FILTER (WHERE (total_tokens IS NULL)) AS unmeasured_turns,
+    sum(input_tokens) AS input_tokens,
+    sum(output_tokens) AS output_tokens,
+    sum(total_tokens) AS total_tokens,
+    sum(total_cost) AS total_cost,
+    percentile_cont((0.5)::double precision) WITHIN GROUP (ORDER BY ((EXTRACT(epoch FROM (ended_at - started_at)))::double precision)) AS median_seconds
+   FROM public.chat_history_turns t
+  GROUP BY (((COALESCE(started_at, created_at) AT TIME ZONE 'UTC'::text))::date), NULLIF(user_id, ''::text), model;
+
+CREATE VIEW public.chat_history_feedback_summary WITH (security_invoker='true') AS
+ SELECT ((created_at AT TIME ZONE 'UTC'::text))::date AS day,
+    NULLIF(user_id, ''::text) AS user_id,
+    key,
+    count(*) AS given,
+    avg(score) AS average_score,
+    count(comment) AS comments,
+    count(*) FILTER (WHERE unsent) AS unsent
+   FROM public.chat_history_feedback f
+  GROUP BY (((created_at AT TIME ZONE 'UTC'::text))::date), NULLIF(user_id, ''::text), key;
+
+CREATE TABLE public.chat_history_messages (
+    session_key uuid NOT NULL,
+    user_id text NOT NULL,
+    "position" bigint NOT NULL,
+    id uuid NOT NULL,
+    turn_id uuid NOT NULL,
+    type text NOT NULL,
+    data json NOT NULL,
+    tokens integer NOT NULL,
+    in_context boolean DEFAULT true NOT NULL,
+    context_position bigint GENERATED ALWAYS AS (
+CASE
+    WHEN in_context THEN "position"
+    ELSE NULL::bigint
+END) STORED,
+    begins_turn boolean DEFAULT false NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT tokens CHECK ((tokens >= 0))
+);
+
+CREATE TABLE public.chat_history_migrations (
+    version integer NOT NULL,
+    name text NOT NULL,
+    checksum text NOT NULL,
+    applied_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+CREATE VIEW public.chat_history_session_usage AS
+SELECT
+    NULL::text AS session_id,
+    NULL::text AS user_id,
+    NULL::text AS title,
+    NULL::bigint AS turns,
+    NULL::bigint AS failed_turns,
+    NULL::bigint AS unmeasured_turns,
+    NULL::numeric AS input_tokens,
+    NULL::numeric AS output_tokens,
+    NULL::numeric AS total_tokens,
+    NULL::numeric AS total_cost,
+    NULL::timestamp with time zone AS first_turn_at,
+    NULL::timestamp with time zone AS last_turn_at;
+
+ALTER TABLE ONLY public.chat_history_feedback
+    ADD CONSTRAINT chat_history_feedback_pkey PRIMARY KEY (session_key, id);
+
+ALTER TABLE ONLY public.chat_history_feedback
+    ADD CONSTRAINT chat_history_feedback_session_key_ordinal_key UNIQUE (session_key, ordinal);
+
+ALTER TABLE ONLY public.chat_history_messages
+    ADD CONSTRAINT chat_history_messages_pkey PRIMARY KEY (session_key, "position");
+
+ALTER TABLE ONLY public.chat_history_messages
+    ADD CONSTRAINT chat_history_messages_session_key_id_key UNIQUE (session_key, id);
+
+ALTER TABLE ONLY public.chat_history_migrations
+    ADD CONSTRAINT chat_history_migrations_pkey PRIMARY KEY (version);
+
+ALTER TABLE ONLY public.chat_history_sessions
+    ADD CONSTRAINT chat_history_sessions_pkey PRIMARY KEY (session_key);
+
+ALTER TABLE ONLY public.chat_history_sessions
+    ADD CONSTRAINT chat_history_sessions_session_key_user_id_key UNIQUE (session_key, user_id);
+
+ALTER TABLE ONLY public.chat_history_turns
+    ADD CONSTRAINT chat_history_turns_pkey PRIMARY KEY (session_key, id);
+
+ALTER TABLE ONLY public.chat_history_turns
+    ADD CONSTRAINT chat_history_turns_session_key_ordinal_key UNIQUE (session_key, ordinal);
+
+CREATE INDEX chat_history_feedback_turn ON public.chat_history_feedback USING btree (session_key, turn_id, key);
+
+CREATE INDEX chat_history_feedback_unsent ON public.chat_history_feedback USING btree (user_id, refusals, updated_at) WHERE unsent;
+
+CREATE INDEX chat_history_messages_context ON public.chat_history_messages USING btree (session_key, context_position) INCLUDE (tokens, type) WHERE (context_position IS NOT NULL);
+
+CREATE INDEX chat_history_messages_turn_starts ON public.chat_history_messages USING btree (session_key, context_position) WHERE (begins_turn AND (context_position IS NOT NULL));
+
+CREATE INDEX chat_history_sessions_live ON public.chat_history_sessions USING btree (user_id, session_key) WHERE (deleted_at IS NULL);
+
+CREATE INDEX chat_history_sessions_user ON public.chat_history_sessions USING btree (user_id, session_key);
+
+CREATE INDEX chat_history_turns_running ON public.chat_history_turns USING btree (session_key) WHERE (status = 'running'::text);
+
+CREATE INDEX chat_history_turns_time ON public.chat_history_turns USING btree (user_id, COALESCE(started_at, created_at));
+
+CREATE INDEX chat_history_turns_uncosted ON public.chat_history_turns USING btree (id) WHERE ((total_cost IS NULL) AND (COALESCE(run_id, trace_id) IS NOT NULL) AND (project IS NOT NULL));
+
+CREATE OR REPLACE VIEW public.chat_history_session_usage WITH (security_invoker='true') AS
+ SELECT s.session_id,
+    NULLIF(s.user_id, ''::text) AS user_id,
+    s.title,
+    count(*) AS turns,
+    count(*) FILTER (WHERE (t.status = 'failed'::text)) AS failed_turns,
+    count(*) FILTER (WHERE (t.total_tokens IS NULL)) AS unmeasured_turns,
+    sum(t.input_tokens) AS input_tokens,
+    sum(t.output_tokens) AS output_tokens,
+    sum(t.total_tokens) AS total_tokens,
+    sum(t.total_cost) AS total_cost,
+    min(COALESCE(t.started_at, t.created_at)) AS first_turn_at,
+    max(COALESCE(t.started_at, t.created_at)) AS last_turn_at
+   FROM (public.chat_history_sessions s
+     JOIN public.chat_history_turns t ON ((t.session_key = s.session_key)))
+  WHERE (s.deleted_at IS NULL)
+  GROUP BY s.session_key;
+
+ALTER TABLE ONLY public.chat_history_feedback
+    ADD CONSTRAINT chat_history_feedback_session_key_user_id_fkey FOREIGN KEY (session_key, user_id) REFERENCES public.chat_history_sessions(session_key, user_id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.chat_history_messages
+    ADD CONSTRAINT chat_history_messages_session_key_user_id_fkey FOREIGN KEY (session_key, user_id) REFERENCES public.chat_history_sessions(session_key, user_id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.chat_history_turns
+    ADD CONSTRAINT chat_history_turns_session_key_user_id_fkey FOREIGN KEY (session_key, user_id) REFERENCES public.chat_history_sessions(session_key, user_id) ON DELETE CASCADE;
+
+ALTER TABLE public.chat_history_feedback ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.chat_history_messages ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.chat_history_migrations ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.chat_history_sessions ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.chat_history_turns ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY owner ON public.chat_history_feedback USING ((user_id = ( SELECT public.chat_history_user() AS chat_history_user))) WITH CHECK (((user_id = ( SELECT public.chat_history_user() AS chat_history_user)) AND (EXISTS ( SELECT
+   FROM public.chat_history_sessions s
+  WHERE ((s.session_key = chat_history_feedback.session_key) AND (s.user_id = chat_history_feedback.user_id))))));
+
+CREATE POLICY owner ON public.chat_history_messages USING ((user_id = ( SELECT public.chat_history_user() AS chat_history_user))) WITH CHECK (((user_id = ( SELECT public.chat_history_user() AS chat_history_user)) AND (EXISTS ( SELECT
+   FROM public.chat_history_sessions s
+  WHERE ((s.session_key = chat_history_messages.session_key) AND (s.user_id = chat_history_messages.user_id))))));
+
+CREATE POLICY owner ON public.chat_history_sessions USING ((user_id = ( SELECT public.chat_history_user() AS chat_history_user))) WITH CHECK ((user_id = ( SELECT public.chat_history_user() AS chat_history_user)));
+
+CREATE POLICY owner ON public.chat_history_turns USING ((user_id = ( SELECT public.chat_history_user() AS chat_history_user))) WITH CHECK (((user_id = ( SELECT public.chat_history_user() AS chat_history_user)) AND (EXISTS ( SELECT
+   FROM public.chat_history_sessions s
+  WHERE ((s.session_key = chat_history_turns.session_key) AND (s.user_id = chat_history_turns.user_id))))));
+
+CREATE POLICY version ON public.chat_history_migrations FOR SELECT USING (true);
