@@ -14,7 +14,7 @@ from langchain_core.messages import HumanMessage
 from langchain_supabase_history import HistoryStore, NotFound, migrate
 from langchain_supabase_history.migrations import LOCK_SECONDS, Migration, applied, apply, migrations, script
 
-from . import servers
+from .. import servers
 
 LATER = Migration(
     9000,
