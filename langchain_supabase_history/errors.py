@@ -174,6 +174,9 @@ _CODES: Final[dict[str, tuple[type[HistoryError], str, str | None]]] = {
     "23505": (Conflict, "The same message id stands twice in one call.", None),
     "22P02": (InvalidMessage, "The database could not read an argument.", _UNREADABLE),
     "22P05": (InvalidMessage, "The database could not read an argument.", _UNREADABLE),
+    "22003": (InvalidInput, "The database refused a number: {detail}.", "It is out of its range: correct it."),
+    "22007": (InvalidInput, "The database could not read a time.", "Write it as ISO 8601, with a time zone."),
+    "22008": (InvalidInput, "The database refused a time.", "It is out of range: correct it."),
     "22023": (
         NotConfigured,
         "The database refused a setting: {detail}.",

@@ -58,7 +58,8 @@ create function chat_history_uncosted_turns(
   until timestamptz default null, after_turn uuid default null, max_items integer default null)
 returns json
 language plpgsql stable set search_path from current
-  set statement_timeout to '60s' set plan_cache_mode to force_custom_plan as $$
+  set statement_timeout to '60s' set plan_cache_mode to force_custom_plan set enable_seqscan to off
+  set enable_bitmapscan to off set enable_sort to off set enable_hashjoin to off set enable_mergejoin to off as $$
 #variable_conflict use_column
 declare
   owner constant text := chat_history_owner(chat_history_uncosted_turns.user_id);
