@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -15,7 +17,7 @@ from langchain_core.messages import HumanMessage
 
 from langchain_supabase_history import Forbidden, HistoryError, HistoryStore, InvalidInput, NotConfigured
 from tests import servers
-from tests.matrix import NAME, Matrix, OverApi, OverSql, Request, Victim, functions, on_function, on_table, plant
+from tests.matrix import NAME, ROWS, Matrix, OverApi, OverSql, Request, Victim, functions, on_function, on_table, plant
 
 # Functions that run as the tables' owner, each for a reason.
 DEFINERS: set[str] = set()
@@ -315,6 +317,115 @@ def test_a_store_takes_no_bad_token(
                 store.as_user(claims=claims)
     assert stage.matrix(stage.bob).snapshot() == before
     assert stage.bob.marker in str(postgres_store.for_user(stage.bob.user_id).load(NAME))
+
+
+# --- what one user can tell or hold up of another's
+
+
+def slipped_in(table: str, key: str, user_id: str, taken: Victim | None) -> dict[str, Any]:
+    """A row under another's key: at a place that is taken there, or at a free one."""
+    row = {
+        "session_key": key,
+        "user_id": user_id,
+        **ROWS[table](taken or Victim("", "", "", "", str(uuid.uuid4()), {})),
+    }
+    if taken is None:
+        row |= {name: 7_000 for name in ("position", "ordinal") if name in row}
+    elif table == "chat_history_messages":
+        row["id"] = taken.message_id
+    return row
+
+
+@pytest.mark.parametrize("table", [t for t in TABLES if t != "sessions"])
+def test_a_row_in_anothers_session_is_refused_alike_whatever_is_there(
+    stage: Stage, data_api: servers.Lite, users: list[tuple[str, str]], table: str
+) -> None:
+    name, ada = f"chat_history_{table}", stage.ada.user_id
+    attackers = [stage.sql("ada", "authenticated", ada), stage.api(data_api, "ada", users[0][1])]
+    for attacker in attackers:
+        outcomes = set()
+        for key, taken in ((stage.bob.key, stage.bob), (stage.bob.key, None), (str(uuid.uuid4()), None)):
+            row = slipped_in(name, key, ada, taken)
+            values = tuple(json.dumps(v) if isinstance(v, dict) else v for v in row.values())
+            insert = f"insert into {name} ({', '.join(row)}) values ({', '.join(['%s'] * len(row))})"
+            for sql in (insert, f"{insert} on conflict do nothing"):
+                outcome = attacker.try_(Request("slip in", sql, values, "POST", name, row))
+                assert outcome is not None
+                outcomes.add((outcome.code, outcome.text.replace(key, "")))
+        assert len(outcomes) == 1, outcomes
+        assert {code for code, _ in outcomes} == {"42501"}
+
+
+@pytest.mark.parametrize("way", ["insert", "update"])
+@pytest.mark.parametrize("table", ["messages", "turns"])
+def test_a_statement_of_one_user_holds_up_no_append_of_another(stage: Stage, table: str, way: str) -> None:
+    name, ada, bob = f"chat_history_{table}", stage.ada, stage.bob
+    following = stage.conn.execute(
+        "select last_position + 1, last_turn + 1 from chat_history_sessions where session_key = %s", [bob.key]
+    ).fetchone()
+    assert following is not None
+    place = {"position": following[0]} if table == "messages" else {"ordinal": following[1]}
+    if way == "insert":
+        row = slipped_in(name, bob.key, ada.user_id, None) | place
+        values = [json.dumps(v) if isinstance(v, dict) else v for v in row.values()]
+        change = f"insert into {name} ({', '.join(row)}) values ({', '.join(['%s'] * len(row))}) returning 1"
+    else:
+        (column, where), values = next(iter(place.items())), [bob.key, *place.values(), ada.key]
+        change = f"update {name} set session_key = %s, {column} = %s where session_key = %s returning {where} * 0"
+    with psycopg.connect(stage.conninfo) as alices, psycopg.connect(stage.conninfo, autocommit=True) as bobs:
+        alices.execute("select set_config('request.jwt.claims', %s, true)", [json.dumps({"sub": ada.user_id})])
+        alices.execute("set local role authenticated")
+        alices.execute("set local statement_timeout = '30s'")
+
+        def hold() -> str | None:
+            try:
+                # The row is written, then the statement sleeps: what refuses it only at its end holds others up.
+                alices.execute(f"with w as ({change}) select pg_sleep(20) from w".encode(), values)
+            except psycopg.Error as error:
+                return error.sqlstate
+            return None
+
+        with ThreadPoolExecutor(1) as pool:
+            holding = pool.submit(hold)
+            while not holding.done() and not sleeps(stage.conn, alices.info.backend_pid):
+                pass
+            bobs.execute("set lock_timeout = '2s'")
+            bobs.execute(
+                "select chat_history_append(%s, array[gen_random_uuid()], '{human}', '{\"{}\"}', user_id => %s)",
+                [NAME, bob.user_id],
+            )
+            assert holding.result() == "42501"
+
+
+def sleeps(conn: psycopg.Connection[Any], pid: int) -> bool:
+    row = conn.execute("select wait_event = 'PgSleep' from pg_stat_activity where pid = %s", [pid]).fetchone()
+    return row == (True,)
+
+
+def test_parts_of_functions_cannot_be_called_over_the_data_api(database: str) -> None:
+    """PostgREST neither lists nor calls functions of unnamed arguments, but for a single one of json or text."""
+    with psycopg.connect(database) as conn:
+        rows = conn.execute(
+            "select proname, proargnames, (select array_agg(format_type(t, null)) from unnest(proargtypes) t) "
+            "from pg_proc where proname like 'chat\\_history\\_%' and pronargs > 0"
+        ).fetchall()
+    for name, names, kinds in rows:
+        assert names is None or "" not in names, f"{name} mixes arguments with and without names"
+        assert names or kinds not in ([["json"], ["jsonb"], ["text"], ["bytea"], ["xml"]]), name
+    parts = {name for name, names, _ in rows if names is None}
+    assert {f"chat_history_{part}" for part in ("lock", "put_turn", "settle", "sweep", "window_start")} <= parts
+
+
+def test_no_warning_of_supabases_advisors(database: str) -> None:
+    """What its linter warns of: functions that run as their owner, a loose search path, tables without row security."""
+    with psycopg.connect(database) as conn:
+        warned = conn.execute(
+            "select proname from pg_proc where proname like 'chat\\_history\\_%' and (prosecdef or not exists "
+            "(select from unnest(proconfig) c where c like 'search_path=%')) "
+            "union select relname from pg_class where relname like 'chat\\_history\\_%' and relkind = 'r' "
+            "and (not relrowsecurity or not exists (select from pg_policy where polrelid = pg_class.oid))"
+        ).fetchall()
+    assert warned == []
 
 
 # --- the schema
