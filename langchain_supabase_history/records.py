@@ -220,6 +220,7 @@ class Loaded:
         messages: What the model should see.
         epoch: The session's epoch, which a replay of this turn carries.
         unreadable: Rows that could not be read back and were left out.
+        unrepaired: The messages as they are stored, tool calls without an answer included.
     """
 
     messages: list[BaseMessage]
@@ -227,3 +228,4 @@ class Loaded:
     revision: int
     last_position: int
     unreadable: int = 0
+    unrepaired: list[BaseMessage] = field(default_factory=list)

@@ -15,6 +15,7 @@ import orjson
 from langchain_core.messages import (
     BaseMessage,
     ChatMessage,
+    RemoveMessage,
     message_chunk_to_message,
     messages_from_dict,
 )
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 MAX_MESSAGE_BYTES: Final = 16 * 2**20
 _UNENCODABLE: Final = "unencodable"
 _NO_DEFAULT: Final = object()
+_KNOWN_TYPES: Final = {"human", "ai", "system", "chat", "function", "tool"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,8 +72,12 @@ def encode_message(
         raise InvalidMessage(
             f"{where} must be a LangChain message (HumanMessage, AIMessage, ...), got {type(message).__name__}."
         )
+    if isinstance(message, RemoveMessage):
+        raise InvalidMessage(f"{where} is a RemoveMessage: an edit of an agent's state, and nothing that was said.")
     if isinstance(message, BaseMessageChunk):
         message = message_chunk_to_message(message)
+    if message.type not in _KNOWN_TYPES:  # one of the application's own, which LangChain could not read back
+        message = _as_chat_message(message)
     defaults = _defaults(type(message))
     data: dict[str, Any] = {}
     warnings: list[str] = []
@@ -134,6 +140,12 @@ def _tokens(
     return size // 4 + 4
 
 
+def _as_chat_message(message: BaseMessage) -> ChatMessage:
+    """A message of the application's own type as LangChain's message of any role, which the type becomes."""
+    names = ("content", "additional_kwargs", "response_metadata", "name", "id")
+    return ChatMessage(role=message.type or "unknown", **{name: getattr(message, name) for name in names})
+
+
 def decode_message(type: str, data: dict[str, Any]) -> BaseMessage:
     """The message of a stored row.
 
@@ -171,6 +183,7 @@ def _loads_or_none(text: str) -> Any:
 
 
 def _read_all(items: list[dict[str, Any]]) -> tuple[list[BaseMessage], int]:
+    items = [item for item in items if item["type"] != "remove"]  # no message: an edit that was stored as one
     try:
         return messages_from_dict(items), 0
     except Exception:  # whatever is in one of them: read each by itself

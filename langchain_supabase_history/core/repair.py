@@ -7,6 +7,8 @@ from typing import Final
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
+from ..records import Loaded
+
 _CALL_BLOCKS: Final = {"tool_use", "tool_call", "invalid_tool_call", "function_call", "tool_call_chunk"}
 
 
@@ -37,6 +39,18 @@ def without_unanswered_calls(messages: Sequence[BaseMessage]) -> list[BaseMessag
             kept.append(repaired)
         kept.extend(results.values())
     return kept
+
+
+def history_before(loaded: Loaded, question: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """The conversation so far, to be shown in front of a question.
+
+    A question may be the result of a tool that the application itself has run: then the call that it answers is not
+    unanswered.
+    """
+    if not question or not isinstance(question[0], ToolMessage):
+        return loaded.messages
+    whole = without_unanswered_calls([*loaded.unrepaired, *question])
+    return whole[: -len(question)] if whole[-len(question) :] == list(question) else loaded.messages
 
 
 def _with_calls(message: AIMessage, answered: set[str | None]) -> AIMessage | None:

@@ -108,7 +108,10 @@ def _loaded(header: dict[str, Any], found: list[BaseMessage], unreadable: int) -
     front = found[: bool(header["system"])]
     rest = found[len(front) :]
     fallback = rest[: bool(header["fallback"])]
-    kept = without_unanswered_calls(rest[len(fallback) :])
+    unrepaired = rest[len(fallback) :]
+    kept = without_unanswered_calls(unrepaired)
     if not kept and fallback:
         kept, front = fallback, [] if header["fallback_alone"] else front
-    return Loaded(front + kept, header["epoch"], header["revision"], header["last_position"], unreadable)
+    return Loaded(
+        front + kept, header["epoch"], header["revision"], header["last_position"], unreadable, front + unrepaired
+    )

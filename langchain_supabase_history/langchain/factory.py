@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from ..operations.base import Operations
@@ -20,7 +21,9 @@ class MemoryOptions(TypedDict, total=False):
     input_messages_key: str | None
     output_messages_key: str | None
     history_messages_key: str | None
+    session_key: str
     document_content: bool
+    answer: Callable[[Any], Any] | None
 
 
 class LangChain(Operations):
@@ -50,6 +53,9 @@ class LangChain(Operations):
             input_messages_key: Where in a dictionary given as input the question is.
             output_messages_key: Where in a dictionary that comes out the answer is.
             history_messages_key: Where in the input the conversation so far goes; by default in front of the question.
+            session_key: The key of the config's `configurable` that names the session, `session_id` unless told
+                otherwise (`thread_id`, say).
+            answer: Makes of the output what is stored as its answer: a string, a message or a list of messages.
             document_content: Keep the whole text of the documents that retrievers found, not an excerpt.
 
         Raises:

@@ -22,7 +22,8 @@ from ..operations.messages import append_call, load_call
 from ..operations.scope import Scope
 from ..operations.sessions import clear
 from ..records import Loaded, StoredMessage, Turn, Window
-from .progress import Progress, is_cut
+from .progress import Progress
+from .shapes import is_cut
 
 _shared: Operations | None = None
 _shared_lock = threading.Lock()

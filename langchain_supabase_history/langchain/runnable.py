@@ -7,30 +7,20 @@ a turn that fails, is cut short, or is killed with its process is recorded, with
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import anyio
 from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
-from langchain_core.runnables.config import patch_config
+from langchain_core.messages import BaseMessage
+from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.utils import ConfigurableFieldSpec
 
-from ..core.call import Call
-from ..errors import Conflict, HistoryError, InvalidInput, InvalidMessage, InvalidSession, NotSaved
-from ..operations.messages import append_call, begin_call
-from ..records import Loaded, Status
-from .audit import TurnAudit, with_usage
-from .progress import Progress
-from .shapes import as_messages, new_messages
-
-if TYPE_CHECKING:
-    from ..operations.base import Operations
+from ..errors import InvalidInput
+from ..operations.base import Operations
+from .graphs import Modes, bound_arguments, graph_of, has_checkpointer
+from .shapes import as_messages, joined
+from .turn import Keys, OpenTurn
 
 
 class RunnableWithHistory(Runnable[Any, Any]):
@@ -40,11 +30,14 @@ class RunnableWithHistory(Runnable[Any, Any]):
     With a dictionary as input, `input_messages_key` says where the question is and `history_messages_key` where the
     conversation so far goes; without the latter, conversation and question go to the runnable together. With a
     dictionary as output, `output_messages_key` says where the answer is. These may be left out where there is but one
-    key. A question or an answer is a string, a message, or a list of messages. An agent answers with its whole state:
-    only what follows the question in it is stored, also where it streams `updates` or `values`.
+    key. A question or an answer is a string, a message, a list of messages or of content blocks; an answer may also be
+    an object, of which the JSON is kept. An agent answers with its whole state: what it has added is stored, in every
+    mode in which it streams.
+
+    Inside a turn of the same session (as a tool of its own agent, say) it passes through, without history.
 
     Raises:
-        InvalidInput: The runnable is none, or a key is no str.
+        InvalidInput: The runnable is none, or an option cannot be right.
 
     Raises, when it runs:
         InvalidSession: The config names no session.
@@ -61,7 +54,9 @@ class RunnableWithHistory(Runnable[Any, Any]):
         input_messages_key: str | None = None,
         output_messages_key: str | None = None,
         history_messages_key: str | None = None,
+        session_key: str = "session_id",
         document_content: bool = False,
+        answer: Callable[[Any], Any] | None = None,
     ) -> None:
         if not isinstance(bound, Runnable):
             raise InvalidInput(
@@ -71,22 +66,37 @@ class RunnableWithHistory(Runnable[Any, Any]):
         for key in (input_messages_key, output_messages_key, history_messages_key):
             if key is not None and not isinstance(key, str):
                 raise InvalidInput(f"The messages' keys must be str or None, got {type(key).__name__}.")
+        if not isinstance(session_key, str) or not session_key:
+            raise InvalidInput(f"session_key must be a str, got {type(session_key).__name__}.")
+        if answer is not None and not callable(answer):
+            raise InvalidInput("answer must be callable.")
         self.bound = bound
         self.store = store
         self.input_messages_key = input_messages_key
         self.output_messages_key = output_messages_key
         self.history_messages_key = history_messages_key
-        self.document_content = document_content
+        self.keys = Keys(
+            input_messages_key, output_messages_key, history_messages_key, session_key, document_content, answer
+        )
         self.name = "RunnableWithHistory"
 
     @property
     def config_specs(self) -> list[ConfigurableFieldSpec]:
-        """The runnable's own configurable fields, and `session_id` and `user_id`."""
+        """The runnable's own configurable fields, and those that name session and user."""
+        name = self.keys.session
         own = [
-            ConfigurableFieldSpec(id="session_id", annotation=str, name="Session ID", is_shared=True),
+            ConfigurableFieldSpec(id=name, annotation=str, name="Session ID", is_shared=True),
             ConfigurableFieldSpec(id="user_id", annotation=str | None, name="User ID", default=None, is_shared=True),
         ]
-        return [*(spec for spec in self.bound.config_specs if spec.id not in ("session_id", "user_id")), *own]
+        return [*(spec for spec in self.bound.config_specs if spec.id not in (name, "user_id")), *own]
+
+    @property
+    def InputType(self) -> Any:  # noqa: N802 - LangChain's name
+        """A question; with `input_messages_key`, a dictionary that has it."""
+        return dict[str, Any] if self.keys.input else str
+
+    def __repr__(self) -> str:
+        return f"RunnableWithHistory({self.bound!r:.200}, {self.store!r})"
 
     # --- invoke
 
@@ -95,18 +105,26 @@ class RunnableWithHistory(Runnable[Any, Any]):
         return self._call_with_config(self._invoke, input, config, **kwargs)
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        """Async version of invoke."""
+        """Async version of `invoke`."""
         return await self._acall_with_config(self._ainvoke, input, config, **kwargs)
 
     def _invoke(
         self, input: Any, run_manager: CallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
     ) -> Any:
-        turn = _Turn(self)
+        turn = self._turn()
         try:
             turn.begin(input, config)
-            given = turn.given(input, turn.store.execute(turn.load()))
-            output = self.bound.invoke(given, turn.heard(config, run_manager), **kwargs)
-            turn.add(output)
+            child = turn.child_config(config, run_manager)
+            if turn.is_inside_itself(config):
+                return self.bound.invoke(input, child, **kwargs)
+            loaded = turn.store.run(turn.opening())
+            given = turn.given(input, loaded, self._kept(turn, child))
+            if turn.graph is None or kwargs.get("version") == "v2":
+                output = self.bound.invoke(given, child, **kwargs)
+                turn.add(output)
+            else:
+                shown = list(self._stream_graph(turn, given, child, {"stream_mode": "values", **kwargs}))
+                output = turn.state.output() if kwargs.get("stream_mode", "values") == "values" else shown
             turn.save()
             return output
         except BaseException as error:
@@ -116,17 +134,29 @@ class RunnableWithHistory(Runnable[Any, Any]):
     async def _ainvoke(
         self, input: Any, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
     ) -> Any:
-        turn = _Turn(self)
+        turn = self._turn()
         try:
             turn.begin(input, config)
-            given = turn.given(input, await turn.store.aexecute(turn.load()))
-            output = await self.bound.ainvoke(given, turn.heard(config, run_manager), **kwargs)
-            turn.add(output)
+            child = turn.child_config(config, run_manager)
+            if turn.is_inside_itself(config):
+                return await self.bound.ainvoke(input, child, **kwargs)
+            loaded = await turn.store.arun(turn.opening())
+            given = turn.given(input, loaded, await self._akept(turn, child))
+            if turn.graph is None or kwargs.get("version") == "v2":
+                output = await self.bound.ainvoke(given, child, **kwargs)
+                turn.add(output)
+            else:
+                stream = self._astream_graph(turn, given, child, {"stream_mode": "values", **kwargs})
+                shown = [chunk async for chunk in stream]
+                output = turn.state.output() if kwargs.get("stream_mode", "values") == "values" else shown
             await turn.asave()
             return output
         except BaseException as error:
             await turn.afail(error)
             raise
+
+    def _turn(self) -> OpenTurn:
+        return OpenTurn(self.keys, self.store, graph_of(self.bound))
 
     # --- stream. The outer generator is where a consumer that stops early, or a cancelled task, is noticed.
 
@@ -135,7 +165,7 @@ class RunnableWithHistory(Runnable[Any, Any]):
         yield from self.transform(iter([input]), config, **kwargs)
 
     async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:
-        """Async version of stream."""
+        """Async version of `stream`."""
 
         async def one() -> AsyncIterator[Any]:
             yield input
@@ -149,7 +179,7 @@ class RunnableWithHistory(Runnable[Any, Any]):
 
     def transform(self, input: Iterator[Any], config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
         """Run one turn on an input that arrives in chunks."""
-        turn = _Turn(self)
+        turn = self._turn()
         try:
             yield from self._transform_stream_with_config(input, partial(self._transform, turn), config, **kwargs)
         except BaseException as error:
@@ -159,8 +189,8 @@ class RunnableWithHistory(Runnable[Any, Any]):
     async def atransform(
         self, input: AsyncIterator[Any], config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[Any]:
-        """Async version of transform."""
-        turn = _Turn(self)
+        """Async version of `transform`."""
+        turn = self._turn()
         stream = self._atransform_stream_with_config(input, partial(self._atransform, turn), config, **kwargs)
         try:
             async for chunk in stream:
@@ -173,291 +203,100 @@ class RunnableWithHistory(Runnable[Any, Any]):
 
     def _transform(
         self,
-        turn: _Turn,
+        turn: OpenTurn,
         chunks: Iterator[Any],
         run_manager: CallbackManagerForChainRun,
         config: RunnableConfig,
         **kwargs: Any,
     ) -> Iterator[Any]:
-        input = _joined(list(chunks))
+        input = joined(list(chunks))
         turn.begin(input, config)
-        given = turn.given(input, turn.store.execute(turn.load()))
-        for chunk in self.bound.stream(given, turn.heard(config, run_manager), **kwargs):
-            turn.add(chunk)
-            yield chunk
+        child = turn.child_config(config, run_manager)
+        if turn.is_inside_itself(config):
+            yield from self.bound.stream(input, child, **kwargs)
+            return
+        loaded = turn.store.run(turn.opening())
+        given = turn.given(input, loaded, self._kept(turn, child))
+        if turn.graph is not None:
+            yield from self._stream_graph(turn, given, child, kwargs)
+        else:
+            for chunk in self.bound.stream(given, child, **kwargs):
+                turn.add(chunk)
+                yield chunk
         turn.save()
 
     async def _atransform(
         self,
-        turn: _Turn,
+        turn: OpenTurn,
         chunks: AsyncIterator[Any],
         run_manager: AsyncCallbackManagerForChainRun,
         config: RunnableConfig,
         **kwargs: Any,
     ) -> AsyncIterator[Any]:
-        input = _joined([chunk async for chunk in chunks])
+        input = joined([chunk async for chunk in chunks])
         turn.begin(input, config)
-        given = turn.given(input, await turn.store.aexecute(turn.load()))
-        stream = self.bound.astream(given, turn.heard(config, run_manager), **kwargs)
+        child = turn.child_config(config, run_manager)
+        passes_through = turn.is_inside_itself(config)
+        if passes_through:
+            stream = self.bound.astream(input, child, **kwargs)
+        else:
+            loaded = await turn.store.arun(turn.opening())
+            given = turn.given(input, loaded, await self._akept(turn, child))
+            if turn.graph is not None:
+                stream = self._astream_graph(turn, given, child, kwargs)
+            else:
+                stream = self.bound.astream(given, child, **kwargs)
         try:
             async for chunk in stream:
-                turn.add(chunk)
+                if turn.graph is None and not passes_through:
+                    turn.add(chunk)
                 yield chunk
         finally:
             if hasattr(stream, "aclose"):  # the model stops with its consumer, not when it is collected
                 await stream.aclose()
-        await turn.asave()
+        if not passes_through:
+            await turn.asave()
 
+    # --- graphs
 
-def _joined(chunks: Sequence[Any]) -> Any:
-    """Chunks as the one value they make; the last of them, where they cannot be added."""
-    if len(chunks) > 1 and all(isinstance(chunk, AIMessageChunk) for chunk in chunks):
+    def _stream_graph(
+        self, turn: OpenTurn, given: Any, config: RunnableConfig, kwargs: dict[str, Any]
+    ) -> Iterator[Any]:
+        modes = Modes(turn.graph, {**bound_arguments(self.bound), **kwargs})
+        for chunk in self.bound.stream(given, config, **{**kwargs, **modes.arguments()}):
+            event = modes.read(chunk)
+            passed_on = modes.passed_on(event, chunk)
+            turn.state.observe(event, shown=bool(passed_on))
+            yield from passed_on
+
+    async def _astream_graph(
+        self, turn: OpenTurn, given: Any, config: RunnableConfig, kwargs: dict[str, Any]
+    ) -> AsyncIterator[Any]:
+        modes = Modes(turn.graph, {**bound_arguments(self.bound), **kwargs})
+        stream = self.bound.astream(given, config, **{**kwargs, **modes.arguments()})
         try:
-            return chunks[0] + list(chunks[1:])  # 15 times as fast as one by one
-        except (TypeError, ValueError):  # their metadata does not go together: that of the last is the answer's
-            bare = [chunk.model_copy(update={"response_metadata": {}, "additional_kwargs": {}}) for chunk in chunks]
-            whole = bare[0] + bare[1:]
-            return whole.model_copy(update={"response_metadata": chunks[-1].response_metadata})
-    value = None
-    for chunk in chunks:
-        try:
-            value = chunk if value is None else value + chunk
-        except TypeError:
-            value = chunk
-    return value
+            async for chunk in stream:
+                event = modes.read(chunk)
+                passed_on = modes.passed_on(event, chunk)
+                turn.state.observe(event, shown=bool(passed_on))
+                for whole in passed_on:
+                    yield whole
+        finally:
+            if hasattr(stream, "aclose"):
+                await stream.aclose()
+
+    def _kept(self, turn: OpenTurn, config: RunnableConfig) -> Sequence[BaseMessage]:
+        """The messages that a graph's own checkpointer has kept of the conversation."""
+        if turn.graph is None or not has_checkpointer(turn.graph, config):
+            return ()
+        return _messages_of(turn.graph.get_state(config).values, self.keys.input)
+
+    async def _akept(self, turn: OpenTurn, config: RunnableConfig) -> Sequence[BaseMessage]:
+        if turn.graph is None or not has_checkpointer(turn.graph, config):
+            return ()
+        return _messages_of((await turn.graph.aget_state(config)).values, self.keys.input)
 
 
-def _updates(chunks: Sequence[Any]) -> list[Any] | None:
-    """The messages in what a LangGraph graph streams, {node: {"messages": [...]}}; None where it is something else."""
-    found = []
-    for chunk in chunks:
-        if not isinstance(chunk, dict) or not all(isinstance(update, dict | None) for update in chunk.values()):
-            return None
-        for update in chunk.values():
-            said = (update or {}).get("messages", [])
-            found += said if isinstance(said, list) else [said]
-    return found or None
-
-
-class _Turn:
-    """One turn of a `RunnableWithHistory`: what was asked, what has come so far, and whether it is written down."""
-
-    def __init__(self, runnable: RunnableWithHistory) -> None:
-        self.keys = runnable
-        self.store = runnable.store
-        self.session_id = ""
-        self.progress: Progress | None = None
-        self.question: list[BaseMessage] = []
-        self.shown: list[BaseMessage] = []  # the conversation so far, and the question
-        self.messages: list[BaseMessage] = []
-        self.epoch: int | None = None  # known once the conversation is loaded
-        self.chunks: list[Any] = []
-        self.shown_at: str | None = None  # where in the input the runnable was given them together
-        self.begun = False  # the question is on its way to the database
-        self.recorded = False
-
-    # --- in
-
-    def begin(self, input: Any, config: RunnableConfig) -> None:
-        configurable = ensure_config(config).get("configurable", {})
-        if "session_id" not in configurable:
-            raise InvalidSession("Name the conversation: pass config={'configurable': {'session_id': '...'}}.")
-        if (user_id := configurable.get("user_id")) is not None:
-            self.store = self.store.for_user(user_id)
-        self.session_id = configurable["session_id"]
-        question = self._at(input, self.keys.input_messages_key, "input") if isinstance(input, dict) else input
-        self.question = as_messages(question)
-        self.progress = Progress(audit=TurnAudit(content=self.keys.document_content))
-        self.progress.note_trace(self.session_id)
-
-    def heard(
-        self, config: RunnableConfig, run_manager: CallbackManagerForChainRun | AsyncCallbackManagerForChainRun
-    ) -> RunnableConfig:
-        """The config for the runnable inside, in which this turn's audit hears what is done."""
-        assert self.progress is not None
-        assert self.progress.audit is not None
-        child = run_manager.get_child()
-        child.add_handler(self.progress.audit)
-        return patch_config(config, callbacks=child)
-
-    def load(self) -> Call[Loaded]:
-        """The conversation so far; in the same round trip the question is left with the turn, should this be killed."""
-        assert self.progress is not None
-        call = begin_call(self.store.scope, self.session_id, self.question, self.progress.turn([], "running"))
-        self.begun = True
-        return call
-
-    def given(self, input: Any, loaded: Loaded) -> Any:
-        """What the runnable is given: its input, with the conversation so far."""
-        self.epoch = loaded.epoch
-        history = loaded.messages
-        self.shown = [*history, *self.question]
-        if self.keys.history_messages_key:
-            given = input if isinstance(input, dict) else {self.keys.input_messages_key or "input": input}
-            return {**given, self.keys.history_messages_key: history}
-        if not isinstance(input, dict):
-            return list(self.shown)
-        self.shown_at = self._key(input, self.keys.input_messages_key, "input")
-        return {**input, self.shown_at: list(self.shown)}
-
-    @staticmethod
-    def _key(value: dict[str, Any], key: str | None, default: str) -> str:
-        return key or (next(iter(value)) if len(value) == 1 else default)
-
-    def _at(self, value: dict[str, Any], key: str | None, what: str) -> Any:
-        key = self._key(value, key, what)
-        if key not in value:
-            raise InvalidMessage(
-                f"The {what} has no key {key!r}; its keys are {', '.join(map(repr, value)) or 'none'}. "
-                f"Name the right one with {what}_messages_key=."
-            )
-        return value[key]
-
-    # --- out
-
-    def add(self, chunk: Any) -> None:
-        self.chunks.append(chunk)
-
-    def answer(self) -> list[BaseMessage]:
-        if (updates := _updates(self.chunks)) is not None:
-            return new_messages(as_messages(updates), self.shown)
-        output = _joined(self.chunks)
-        if isinstance(output, dict):
-            same = self.shown_at if self.shown_at in output else None  # an agent gives its state as it took it
-            output = self._at(output, self.keys.output_messages_key or same, "output")
-        if isinstance(output, str):  # a parser has taken it out of the model's message, usage and all
-            return with_usage([AIMessage(content=output)], self.progress.answered() if self.progress else None)
-        return new_messages(as_messages(output), self.shown)
-
-    def save(self) -> None:
-        call = self._completed()
-        try:
-            self._execute(call)
-        except Exception as error:
-            raise self._not_saved(error) from error
-
-    async def asave(self) -> None:
-        call = self._completed()
-        try:
-            await self._shielded(call)
-        except Exception as error:
-            raise self._not_saved(error) from error
-
-    def _completed(self) -> Call[Any]:
-        """The append that ends the turn well. Where the answer cannot be stored, the turn is left to be recorded."""
-        try:
-            self.messages = [*self.question, *self.answer()]
-        except Exception as error:  # the runnable gave no answer where one should be
-            self.messages = self.question
-            raise self._not_saved(error) from error
-        try:
-            call = self._append("completed")
-        except HistoryError as error:
-            raise self._not_saved(error) from error
-        self.recorded = True
-        return call
-
-    def _not_saved(self, error: Exception) -> NotSaved:
-        reason = str(error) if isinstance(error, HistoryError) else f"{type(error).__name__}: {error}"
-        return NotSaved(
-            f"The turn was not saved: {reason}",
-            output=_joined(self.chunks),
-            messages=self.messages,
-            code=getattr(error, "code", None),
-        )
-
-    def _append(self, status: Status, error: str | None = None) -> Call[Any]:
-        assert self.progress is not None
-        self.progress.note_trace(self.session_id)
-        answer = self.messages[len(self.question) :]
-        return append_call(
-            self.store.scope,
-            self.session_id,
-            answer,
-            asked=True,
-            turn=self.progress.turn(self.messages, status, error),
-            known_epoch=self.epoch,
-        )
-
-    # --- a turn that fails or is cut short is recorded with what there is of it
-
-    def fail(self, error: BaseException) -> None:
-        if self._take_failure(error):
-            try:
-                self._execute(self._append(*_ending(error)))
-            except Exception as unsaved:  # whatever it is, the turn's own error is the one to raise
-                self._tell(error, unsaved)
-
-    async def afail(self, error: BaseException) -> None:
-        if self._take_failure(error):
-            try:
-                await self._shielded(self._append(*_ending(error)))
-            except Exception as unsaved:
-                self._tell(error, unsaved)
-
-    def _take_failure(self, error: BaseException) -> bool:
-        # A conversation that could not be loaded is no turn. Cut off while it was being loaded, it may have begun.
-        if self.recorded or not self.begun or (self.epoch is None and isinstance(error, Exception)):
-            return False
-        self.recorded = True
-        self.messages = list(self.question)
-        if not isinstance(error, Exception) and self.chunks:  # cut short: what was said so far was said
-            with contextlib.suppress(Exception):  # the answer's part of the output had not come yet
-                self.messages += [message for message in self.answer() if message.content]
-        return True
-
-    def _tell(self, error: BaseException, unsaved: Exception) -> None:
-        """Tell of a turn that could not be stored, where another error goes to the caller."""
-        if self.epoch is None and isinstance(unsaved, Conflict):
-            return  # it had not begun
-        error.add_note(f"The turn could not be recorded: {unsaved}")
-        reason = unsaved if isinstance(unsaved, HistoryError) else HistoryError(f"{type(unsaved).__name__}: {unsaved}")
-        self.store.scope.report(reason, self.messages)
-
-    def _execute(self, call: Call[Any]) -> None:
-        """Execute a call to its end, also where the keyboard interrupts it; then be interrupted."""
-        try:
-            self.store.execute(call)
-        except Exception:
-            raise
-        except BaseException as error:
-            try:
-                self.store.execute(_again(call))
-            except Exception as unsaved:
-                self._tell(error, unsaved)
-            raise
-
-    async def _shielded(self, call: Call[Any]) -> None:
-        """Execute a call to its end, whoever cancels meanwhile (anyio does at every await); then be cancelled."""
-        cancelled: asyncio.CancelledError | None = None
-        # A loop that ends cancels every task, the first of these too.
-        with anyio.CancelScope(shield=True):
-            for attempt in (call, _again(call)):
-                task = asyncio.ensure_future(self.store.aexecute(attempt))
-                while not task.done():
-                    try:
-                        await asyncio.shield(task)
-                    except asyncio.CancelledError as error:
-                        cancelled = error
-                    except Exception:  # the task's own, looked at below
-                        break
-                if not task.cancelled():
-                    break
-        if cancelled is None:
-            task.result()
-            return
-        if not task.cancelled() and isinstance(unsaved := task.exception(), Exception):
-            self._tell(cancelled, unsaved)
-        raise cancelled
-
-
-def _again(call: Call[Any]) -> Call[Any]:
-    """The same call after a try that was cut off. It may be stored by then; the ids tell."""
-    return replace(call, args=call.arguments(replay=True))
-
-
-def _ending(error: BaseException) -> tuple[Status, str | None]:
-    """How a turn ended: an error fails it; a closed stream, a cancelled task or the keyboard interrupts it."""
-    if isinstance(error, Exception):
-        return "failed", f"{type(error).__name__}: {error}"[:1000]
-    return "interrupted", None
+def _messages_of(values: Any, key: str | None) -> Sequence[BaseMessage]:
+    found = values.get(key or "messages") if isinstance(values, dict) else None
+    return as_messages(found) if isinstance(found, list) else ()

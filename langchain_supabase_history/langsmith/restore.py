@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, convert_to_messages, messages_from_dict
 
+from ..core.observed import usage_fields
 from ..errors import Conflict, InvalidInput, NotFound
-from ..langchain.audit import usage_fields
 from ..operations.feedback import put_feedback
 from ..operations.usage import set_costs
 from ..records import Turn

@@ -79,6 +79,7 @@ def append_call(
     known_epoch: int | None = None,
     replace: bool = False,
     asked: bool = False,
+    question: Sequence[tuple[uuid.UUID, BaseMessage]] | None = None,
 ) -> Call[list[StoredMessage]]:
     """The call of `chat_history_append`. What of the messages cannot be stored as it was given is reported.
 
@@ -86,6 +87,7 @@ def append_call(
         known_epoch: The session's epoch when its turn began: sent with the first try too, but no sign of a replay.
         replace: The messages take the place of all that there are.
         asked: The turn was begun and its question waits on it; the messages are the answer.
+        question: Takes the place of the question that waits, which has changed meanwhile; with the same row ids.
     """
     messages = check_messages(messages)
     row_ids = _row_ids(len(messages), ids, idempotency_key)
@@ -93,13 +95,16 @@ def append_call(
         check_whole(epoch, "epoch", 0, 2**31 - 1)
     encoded = _encode(scope, messages, "output" if asked else "messages")
     new_ids = ids is None and idempotency_key is None
+    more: dict[str, Any] = {"asked": True} if asked else {}
+    if question is not None:
+        more["question"] = _waiting(scope, [id for id, _ in question], [message for _, message in question])
     args = {
         "session_id": check_id(session_id),
         "ids": row_ids,
         "types": [message.type for message in encoded],
         "data": [Json(message.data) for message in encoded],
         "tokens": [message.tokens for message in encoded],
-        "turn": None if turn is None else turn_json(turn, **({"asked": True} if asked else {})),
+        "turn": None if turn is None else turn_json(turn, **more),
         "user_id": scope.user_id,
         "epoch": known_epoch if epoch is None else epoch,
         "replace": replace or None,
@@ -181,13 +186,16 @@ def load_call(
     return Call(LOAD, args, read_loaded, read_loaded_rows)
 
 
-def begin_call(scope: Scope, session_id: str, question: Sequence[BaseMessage], turn: Turn) -> Call[Loaded]:
+def begin_call(
+    scope: Scope,
+    session_id: str,
+    question: Sequence[BaseMessage],
+    turn: Turn,
+    *,
+    ids: Sequence[uuid.UUID] | None = None,
+) -> Call[Loaded]:
     """The call of `chat_history_begin`: load a session, and leave the question with the turn until it is answered."""
-    encoded = _encode(scope, question, "input")
-    waiting = [
-        {"id": str(id), "type": message.type, "data": orjson.Fragment(message.data), "tokens": message.tokens}
-        for id, message in zip(message_ids(len(encoded)), encoded, strict=True)
-    ]
+    waiting = _waiting(scope, message_ids(len(question)) if ids is None else ids, question)
     args = {
         "session_id": check_id(session_id),
         "user_id": scope.user_id,
@@ -195,6 +203,13 @@ def begin_call(scope: Scope, session_id: str, question: Sequence[BaseMessage], t
         **_window_arguments(scope.window),
     }
     return Call(BEGIN, args, read_loaded, read_loaded_rows)
+
+
+def _waiting(scope: Scope, ids: Sequence[uuid.UUID], question: Sequence[BaseMessage]) -> list[dict[str, Any]]:
+    return [
+        {"id": str(id), "type": message.type, "data": orjson.Fragment(message.data), "tokens": message.tokens}
+        for id, message in zip(ids, _encode(scope, question, "input"), strict=True)
+    ]
 
 
 def _window_arguments(window: Window | None) -> dict[str, Any]:

@@ -13,12 +13,13 @@
 create type chat_history_batch as (ids uuid[], types text[], data json[], tokens integer[]);
 
 -- The messages of a call with the question in front that has waited on its turn since chat_history_begin.
-create function chat_history_take_question(chat_history_sessions, uuid, chat_history_batch) returns chat_history_batch
+create function chat_history_take_question(chat_history_sessions, uuid, chat_history_batch, json) returns chat_history_batch
 language plpgsql stable set search_path from current as $$
 declare
   session alias for $1;
   turn_id alias for $2;
   answer alias for $3;
+  edited alias for $4;         -- the question as it is in the end, where it has changed; null where not
   question json;
   turn_ordinal bigint;
   whole chat_history_batch;
@@ -36,7 +37,7 @@ begin
          array_agg(q -> 'data' order by n) || answer.data,
          array_agg((q ->> 'tokens')::integer order by n)
            || coalesce(answer.tokens, array_fill(null::integer, array[cardinality(answer.ids)]))
-    into whole from json_array_elements(question) with ordinality e (q, n);
+    into whole from json_array_elements(coalesce(edited, question)) with ordinality e (q, n);
   return whole;
 end
 $$;
@@ -131,7 +132,7 @@ $$;
 --   turn   {"id": uuid, "status": ..., "trace_id": ..., ...}, or null: messages that begin with a human one open a
 --          turn, others join that of the messages known already, else the session's last, unless it failed. With
 --          "asked": true, the turn's question waits on it since chat_history_begin and is put in front of the messages
---          here; it need not be sent again
+--          here; it need not be sent again, but where it has changed meanwhile, "question" takes its place
 --   epoch  the session's epoch as the caller knows it: where messages were cleared or deleted since, new ids are
 --          refused, so that nothing erased comes back, however late a request arrives
 --   replay true where this may be a second try, which is refused too where messages were only trimmed since; false
@@ -185,7 +186,8 @@ begin
 
   if call is not null and (call ->> 'asked')::boolean then
     select b.* into ids, types, data, tokens
-      from chat_history_take_question(session, (call ->> 'id')::uuid, row(ids, types, data, tokens)) b;
+      from chat_history_take_question(
+        session, (call ->> 'id')::uuid, row(ids, types, data, tokens), call -> 'question') b;
     added := cardinality(ids);
   end if;
   if replay is distinct from false then

@@ -278,7 +278,7 @@ def failing(store: HistoryStore, session: str, answer: Any) -> tuple[Runnable[An
     view = store.within(on_error=lambda error, messages: told.append((error, texts(messages))))
 
     def model(messages: list[BaseMessage]) -> Iterator[Any]:
-        view.driver = dead.driver
+        view.executor = dead.executor
         yield "half "
         if isinstance(answer, Exception):
             raise answer

@@ -14,7 +14,7 @@ from langchain_core.runnables import Runnable, RunnableLambda, RunnableParallel
 from langchain_core.runnables.history import RunnableWithMessageHistory
 
 from langchain_supabase_history import HistoryStore, TurnAudit
-from langchain_supabase_history.langchain.audit import usage_fields
+from langchain_supabase_history.core.observed import usage_fields
 from tests.langsmith_server import LangSmithServer, flush, smith_fixture  # noqa: F401
 from tests.metered import DOCUMENTS, KEYS, PARSED, TWO_MODELS, Metered, Shelf
 from tests.shapes import MODES, PROMPT, config_of, reply, run

@@ -19,7 +19,7 @@ from langchain_core.tools import tool
 from langsmith import traceable
 
 from langchain_supabase_history import HistoryStore, SupabaseChatMessageHistory, Turn, TurnAudit
-from langchain_supabase_history.langchain import progress
+from langchain_supabase_history.langchain import progress, trace
 from tests import servers
 from tests.langsmith_server import LangSmithServer, flush, forget_traces, metadata, smith_fixture, tracing  # noqa: F401
 from tests.metered import DOCUMENTS, KEYS, PARSED, PLAIN, RETRIEVING, TWO_MODELS, Metered, Shelf
@@ -391,8 +391,8 @@ def test_a_broken_tracer_does_not_touch_the_conversation(
         raise RuntimeError("changed in a later release")
 
     helpers = SimpleNamespace(get_current_run_tree=broken)
-    monkeypatch.setattr(progress, "sys", SimpleNamespace(modules={"langsmith.run_helpers": helpers}))
-    monkeypatch.setattr(progress, "_climb", broken)
+    monkeypatch.setattr(trace, "sys", SimpleNamespace(modules={"langsmith.run_helpers": helpers}))
+    monkeypatch.setattr(progress, "climb", broken)
     store.with_history(PARSED, **KEYS).invoke({"input": "q"}, config_of(session))
     RunnableWithMessageHistory(PLAIN, store.get_session_history, **KEYS).invoke({"input": "q"}, config_of(session))
     first, second = store.turns(session)

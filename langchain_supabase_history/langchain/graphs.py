@@ -1,0 +1,140 @@
+"""LangGraph's graphs, agents among them: how their streams are asked for and read.
+
+What a turn of a graph has added is told by the graph's own state, which it streams as `values`. That mode is asked for
+beside those that the application asks for, and not passed on unless it did.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from langchain_core.messages import AIMessageChunk, BaseMessage
+from langchain_core.runnables import Runnable
+from langchain_core.runnables.base import RunnableBindingBase
+
+from .shapes import as_messages, joined
+
+INTERRUPT: Final = "__interrupt__"
+
+
+def graph_of(runnable: Runnable[Any, Any]) -> Any | None:
+    """The LangGraph graph that a runnable is, bound arguments and config aside; None where it is none."""
+    module = sys.modules.get("langgraph.pregel")  # without it there is none
+    while isinstance(runnable, RunnableBindingBase):
+        runnable = runnable.bound
+    return runnable if module is not None and isinstance(runnable, module.Pregel) else None
+
+
+def bound_arguments(runnable: Runnable[Any, Any]) -> dict[str, Any]:
+    """The keyword arguments that are bound to a runnable."""
+    arguments: dict[str, Any] = {}
+    while isinstance(runnable, RunnableBindingBase):
+        arguments = {**runnable.kwargs, **arguments}
+        runnable = runnable.bound
+    return arguments
+
+
+def has_checkpointer(graph: Any, config: Mapping[str, Any]) -> bool:
+    """Whether the graph itself keeps the conversation of this config's thread."""
+    thread_id = (config.get("configurable") or {}).get("thread_id")
+    return thread_id is not None and getattr(graph, "checkpointer", None) not in (None, False, True)
+
+
+def is_resume(graph: Any | None, input: Any) -> bool:
+    """Whether an input goes on with an interrupted run: a `Command`, or nothing at all."""
+    if graph is None:
+        return False
+    types = sys.modules.get("langgraph.types")
+    return input is None or (types is not None and isinstance(input, types.Command))
+
+
+class Modes:
+    """In which modes a graph streams: what the application asked for, and what it is asked for in its place."""
+
+    def __init__(self, graph: Any, arguments: Mapping[str, Any]) -> None:
+        asked = arguments.get("stream_mode") or graph.stream_mode
+        self._is_list = isinstance(asked, (list, tuple))
+        self._asked = list(asked) if self._is_list else [asked]
+        self._subgraphs = bool(arguments.get("subgraphs"))
+        self._is_v2 = arguments.get("version") == "v2"
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments to stream with."""
+        return {"stream_mode": list(dict.fromkeys([*self._asked, "updates", "values"]))}
+
+    def read(self, chunk: Any) -> Event:
+        """What a chunk is."""
+        if self._is_v2:
+            return Event(tuple(chunk.get("ns") or ()), chunk["type"], chunk["data"], bool(chunk.get("interrupts")))
+        namespace, mode, payload = chunk if self._subgraphs else ((), *chunk)
+        return Event(tuple(namespace), mode, payload)
+
+    def passed_on(self, event: Event, chunk: Any) -> tuple[Any, ...]:
+        """The chunk as the application asked for it: one, or none where it did not."""
+        if event.mode not in self._asked:
+            return ()
+        if self._is_v2 or self._is_list:
+            return (chunk,)
+        return ((event.namespace, event.payload),) if self._subgraphs else (event.payload,)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One chunk of a graph's stream."""
+
+    namespace: tuple[str, ...]
+    mode: str
+    payload: Any
+    interrupts: bool = False
+
+
+@dataclass(slots=True)
+class GraphState:
+    """A graph's state as its stream has shown it.
+
+    Attributes:
+        values: The latest state of the outermost graph; None before it has streamed one.
+        interrupts: Why it stopped, where it waits for a person.
+        key: The state's key with the messages.
+    """
+
+    key: str = "messages"
+    values: Any = None
+    interrupts: list[Any] = field(default_factory=list)
+    _partial: dict[str | None, list[AIMessageChunk]] = field(default_factory=dict)
+
+    def observe(self, event: Event, *, shown: bool = True) -> None:
+        """Take in a chunk; `shown`: whether the application gets it too."""
+        payload = event.payload
+        if event.mode == "messages":
+            if shown and isinstance(payload, (tuple, list)) and isinstance(payload[0], AIMessageChunk):
+                self._partial.setdefault(payload[0].id, []).append(payload[0])
+        elif not event.namespace and event.mode == "values":
+            if event.interrupts and not self.interrupts:
+                self.interrupts.append(None)  # `version="v2"` tells it with the state
+            if isinstance(payload, dict) and INTERRUPT in payload:
+                payload = {name: value for name, value in payload.items() if name != INTERRUPT}
+            self.values = payload
+        elif not event.namespace and event.mode == "updates" and isinstance(payload, dict):
+            self.interrupts += payload.get(INTERRUPT) or ()
+
+    def messages(self) -> list[BaseMessage] | None:
+        """The messages in the state; None where it has none."""
+        found = self.values.get(self.key) if isinstance(self.values, dict) else None
+        return None if found is None else as_messages(found if isinstance(found, list) else [found])
+
+    def partial(self, known: Sequence[BaseMessage]) -> list[BaseMessage]:
+        """What was shown, token by token, of messages that are not in the state yet."""
+        ids = {message.id for message in known}
+        found = [joined(chunks) for id, chunks in self._partial.items() if id not in ids]
+        return [message for message in found if isinstance(message, BaseMessage) and message.content]
+
+    def output(self) -> Any:
+        """What `invoke` gives."""
+        if not self.interrupts:
+            return self.values
+        values = self.values if isinstance(self.values, dict) else {}
+        return {**values, INTERRUPT: self.interrupts}

@@ -1,0 +1,465 @@
+"""What is stored of an agent's turn: what its state has gained, in every mode in which it streams."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import re
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+from langchain.agents import create_agent
+from langchain.agents.middleware import (
+    HumanInTheLoopMiddleware,
+    PIIMiddleware,
+    SummarizationMiddleware,
+    after_model,
+    before_model,
+)
+from langchain_core.language_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, RemoveMessage, ToolMessage
+from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.runnables import RunnableGenerator, RunnableLambda, RunnableParallel
+from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph.message import REMOVE_ALL_MESSAGES
+from langgraph.types import Command
+from pydantic import BaseModel
+
+from langchain_supabase_history import HistoryStore, InvalidInput, InvalidMessage, InvalidSession, NotSaved
+
+CALL = {"name": "clock", "args": {}, "id": "k1"}
+
+
+@tool
+def clock() -> str:
+    """The time."""
+    return "16:10"
+
+
+class Scripted(GenericFakeChatModel):
+    """Says what it was told to, and takes tools; it remembers what it was shown."""
+
+    def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
+        return self
+
+    def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+        """Word by word, the calls of tools too, which the fake model would leave out."""
+        message = next(iter(self.messages))
+        assert isinstance(message, AIMessage)
+        for word in re.split(r"(?<= )", message.text):
+            yield ChatGenerationChunk(message=AIMessageChunk(word))
+        calls = [
+            {"name": call["name"], "args": json.dumps(call["args"]), "id": call["id"], "index": n}
+            for n, call in enumerate(message.tool_calls)
+        ]
+        yield ChatGenerationChunk(message=AIMessageChunk("", tool_call_chunks=calls, chunk_position="last"))
+
+
+SHOWN: list[list[str]] = []
+
+
+class Recording(Scripted):
+    def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> Any:
+        SHOWN.append([str(m.text) for m in messages])
+        return super()._generate(messages, *args, **kwargs)
+
+    def _stream(self, messages: Any, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+        SHOWN.append([str(m.text) for m in messages])
+        yield from super()._stream(messages, *args, **kwargs)
+
+
+def model(*answers: str | AIMessage, cls: type[Scripted] = Scripted) -> Scripted:
+    return cls(messages=iter([AIMessage(a) if isinstance(a, str) else a for a in answers]))
+
+
+def config_of(session: str, **more: Any) -> Any:
+    return {"configurable": {"session_id": session, **more}}
+
+
+def question(text: str = "Time?", **more: Any) -> dict[str, Any]:
+    return {"messages": [HumanMessage(text, **more)]}
+
+
+def stored(store: HistoryStore, session: str) -> list[str]:
+    return [f"{s.message.type}: {s.message.text}" for s in store.messages(session)]
+
+
+def statuses(store: HistoryStore, session: str) -> list[str]:
+    return [turn.status for turn in store.turns(session)]
+
+
+async def _alist(stream: Any) -> list[Any]:
+    return [chunk async for chunk in stream]
+
+
+Run = Callable[[Any, Any, Any], Any]
+STREAMS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "values": {"stream_mode": "values"},
+    "updates": {"stream_mode": "updates"},
+    "messages": {"stream_mode": "messages"},
+    "custom": {"stream_mode": "custom"},
+    "debug": {"stream_mode": "debug"},
+    "tasks": {"stream_mode": "tasks"},
+    "several": {"stream_mode": ["updates", "messages"]},
+    "list-of-one": {"stream_mode": ["values"]},
+    "subgraphs": {"stream_mode": "updates", "subgraphs": True},
+    "several-subgraphs": {"stream_mode": ["messages", "values"], "subgraphs": True},
+    "v2": {"stream_mode": "updates", "version": "v2"},
+    "v2-several": {"stream_mode": ["messages", "updates"], "version": "v2"},
+}
+RUNS: dict[str, Run] = {
+    "invoke": lambda bot, input, config: bot.invoke(input, config),
+    "ainvoke": lambda bot, input, config: asyncio.run(bot.ainvoke(input, config)),
+    "invoke-v2": lambda bot, input, config: bot.invoke(input, config, version="v2"),
+    "invoke-updates": lambda bot, input, config: bot.invoke(input, config, stream_mode="updates"),
+    "batch": lambda bot, input, config: bot.batch([input], config)[0],
+    **{
+        f"stream-{name}": lambda bot, input, config, kwargs=kwargs: list(bot.stream(input, config, **kwargs))
+        for name, kwargs in STREAMS.items()
+    },
+    **{
+        f"astream-{name}": lambda bot, input, config, kwargs=kwargs: asyncio.run(
+            _alist(bot.astream(input, config, **kwargs))
+        )
+        for name, kwargs in STREAMS.items()
+        if name in ("default", "messages", "several-subgraphs", "v2")
+    },
+}
+every_way = pytest.mark.parametrize("way", RUNS)
+
+
+@every_way
+def test_three_turns_with_a_tool_are_stored_once(store: HistoryStore, session: str, way: str) -> None:
+    answers = [
+        m for n in range(3) for m in (AIMessage("I look.", tool_calls=[{**CALL, "id": f"k{n}"}]), AIMessage(f"a{n}"))
+    ]
+    bot = store.with_history(create_agent(model(*answers), [clock]))
+    for n in range(3):
+        RUNS[way](bot, question(f"q{n}"), config_of(session))
+    expected = [line for n in range(3) for line in (f"human: q{n}", "ai: I look.", "tool: 16:10", f"ai: a{n}")]
+    assert stored(store, session) == expected
+    assert [f"{m.type}: {m.text}" for m in store.load(session)] == expected
+    assert statuses(store, session) == ["completed"] * 3
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_what_a_stream_passes_on_is_what_the_agent_streams(store: HistoryStore, session: str, name: str) -> None:
+    def shape(chunk: Any) -> Any:
+        if isinstance(chunk, dict):
+            return sorted(chunk)
+        return [shape(part) for part in chunk] if isinstance(chunk, (tuple, list)) else type(chunk).__name__
+
+    kwargs = STREAMS[name]
+    bare = list(create_agent(model("one two"), []).stream(question(), **kwargs))
+    with_history = store.with_history(create_agent(model("one two"), []))
+    assert [*map(shape, with_history.stream(question(), config_of(session), **kwargs))] == [*map(shape, bare)]
+
+
+# --- agents whose state is edited
+
+
+@after_model
+def forget_old(state: Any, runtime: Any) -> Any:
+    old = state["messages"][:-2]
+    return {"messages": [RemoveMessage(id=m.id) for m in old]} if old else None
+
+
+@after_model
+def censor(state: Any, runtime: Any) -> Any:
+    return {"messages": [state["messages"][-1].model_copy(update={"content": "(withheld)"})]}
+
+
+@before_model
+def rewrite(state: Any, runtime: Any) -> Any:
+    *old, asked = state["messages"]
+    new = [RemoveMessage(id=REMOVE_ALL_MESSAGES), *old, HumanMessage("[ctx] " + asked.text)]
+    return {"messages": new}
+
+
+@before_model(can_jump_to=["end"])
+def leave(state: Any, runtime: Any) -> Any:
+    return {"jump_to": "end"}
+
+
+@every_way
+def test_an_agent_that_forgets(store: HistoryStore, session: str, way: str) -> None:
+    bot = store.with_history(create_agent(model(*"abc"), [], middleware=[forget_old]))
+    for _ in range(3):
+        RUNS[way](bot, question(), config_of(session))
+    assert stored(store, session) == ["human: Time?", "ai: a", "human: Time?", "ai: b", "human: Time?", "ai: c"]
+
+
+@every_way
+def test_what_a_guard_withholds_is_not_stored(store: HistoryStore, session: str, way: str) -> None:
+    bot = store.with_history(create_agent(model("The code is 4711."), [], middleware=[censor]))
+    RUNS[way](bot, question(), config_of(session))
+    assert stored(store, session) == ["human: Time?", "ai: (withheld)"]
+
+
+@every_way
+def test_a_rewritten_question_repeats_nothing(store: HistoryStore, session: str, way: str) -> None:
+    bot = store.with_history(create_agent(model("a1", "a2", "a3"), [], middleware=[rewrite]))
+    for n in range(3):
+        RUNS[way](bot, question(f"q{n}"), config_of(session))
+    assert len(stored(store, session)) in (6, 9)
+    assert [line for line in stored(store, session) if line.startswith("ai")] == ["ai: a1", "ai: a2", "ai: a3"]
+
+
+@every_way
+def test_a_summary_is_nothing_that_was_said(store: HistoryStore, session: str, way: str) -> None:
+    summing = SummarizationMiddleware(model(*["Summed up."] * 9), trigger=("messages", 6), keep=("messages", 2))
+    answers = ["a0", "a1", AIMessage("I look.", tool_calls=[CALL]), "a2"]
+    bot = store.with_history(create_agent(model(*answers), [clock], middleware=[summing]))
+    for n in range(3):
+        RUNS[way](bot, question(f"q{n}"), config_of(session))
+    assert stored(store, session) == [
+        *("human: q0", "ai: a0", "human: q1", "ai: a1"),
+        *("human: q2", "ai: I look.", "tool: 16:10", "ai: a2"),
+    ]
+
+
+@every_way
+def test_an_agent_without_an_answer(store: HistoryStore, session: str, way: str) -> None:
+    bot = store.with_history(create_agent(model(), [], middleware=[leave]))
+    RUNS[way](bot, question("exit"), config_of(session))
+    assert stored(store, session) == ["human: exit"]
+    assert statuses(store, session) == ["completed"]
+
+
+@every_way
+def test_what_is_redacted_is_stored_redacted(store: HistoryStore, session: str, way: str) -> None:
+    SHOWN.clear()
+    bot = store.with_history(create_agent(model("a1", "a2", cls=Recording), [], middleware=[PIIMiddleware("email")]))
+    RUNS[way](bot, question("I am a@b.com"), config_of(session))
+    RUNS[way](bot, question("hi"), config_of(session))
+    assert "a@b.com" not in str(stored(store, session))
+    assert "a@b.com" not in str(SHOWN)
+    assert stored(store, session)[0].startswith("human: I am [REDACTED")
+
+
+@every_way
+@pytest.mark.parametrize("same", ["id", "object"])
+def test_a_question_that_is_sent_again(store: HistoryStore, session: str, way: str, same: str) -> None:
+    bot = store.with_history(create_agent(model("1st", "2nd", "3rd"), []))
+    asked = question("A joke.", id="page-1" if same == "id" else None)
+    for _ in range(3):
+        RUNS[way](bot, asked, config_of(session))
+    assert stored(store, session)[1::2] == ["ai: 1st", "ai: 2nd", "ai: 3rd"]
+    assert asked["messages"][0].id == ("page-1" if same == "id" else None), "the caller's object is left alone"
+
+
+# --- checkpointers and people in the loop
+
+
+@every_way
+def test_an_agent_that_keeps_the_conversation_itself(store: HistoryStore, session: str, way: str) -> None:
+    SHOWN.clear()
+    bot = store.with_history(
+        create_agent(model("one", "two", "three", cls=Recording), [], checkpointer=InMemorySaver())
+    )
+    for n in (1, 2, 3):
+        RUNS[way](bot, question(f"Q{n}"), config_of(session, thread_id=session))
+    assert SHOWN == [["Q1"], ["Q1", "one", "Q2"], ["Q1", "one", "Q2", "two", "Q3"]]
+    assert stored(store, session) == ["human: Q1", "ai: one", "human: Q2", "ai: two", "human: Q3", "ai: three"]
+
+
+@tool
+def pay(amount: int) -> str:
+    """Pay."""
+    return f"paid {amount}"
+
+
+def payer(saver: InMemorySaver) -> Any:
+    calls = [{"name": "pay", "args": {"amount": 5}, "id": "k1"}]
+    return create_agent(
+        model(AIMessage("I pay.", tool_calls=calls), "Done."),
+        [pay],
+        middleware=[HumanInTheLoopMiddleware(interrupt_on={"pay": True})],
+        checkpointer=saver,
+    )
+
+
+@every_way
+def test_a_turn_that_waits_for_a_person(store: HistoryStore, session: str, way: str) -> None:
+    agent, config = payer(InMemorySaver()), config_of(session, thread_id=session)
+    RUNS[way](store.with_history(agent), question("Pay 5."), config)
+    assert statuses(store, session) == ["interrupted"]
+    assert stored(store, session) == ["human: Pay 5.", "ai: I pay."]
+    assert [m.type for m in store.load(session)] == ["human", "ai"]  # its text, without the call
+    # Another process has made another runnable.
+    RUNS[way](store.with_history(agent), Command(resume={"decisions": [{"type": "approve"}]}), config)
+    assert stored(store, session) == ["human: Pay 5.", "ai: I pay.", "tool: paid 5", "ai: Done."]
+    assert statuses(store, session) == ["completed"]
+    assert [m.type for m in store.load(session)] == ["human", "ai", "tool", "ai"]
+
+
+def test_a_turn_that_a_person_rejects(store: HistoryStore, session: str) -> None:
+    bot, config = store.with_history(payer(InMemorySaver())), config_of(session, thread_id=session)
+    bot.invoke(question("Pay 5."), config)
+    bot.invoke(Command(resume={"decisions": [{"type": "reject", "message": "No."}]}), config)
+    assert [m.type for m in store.load(session)] == ["human", "ai", "tool", "ai"]
+    assert statuses(store, session) == ["completed"]
+
+
+# --- what fails or is cut
+
+
+def test_finished_steps_stay_with_a_turn_that_fails(store: HistoryStore, session: str) -> None:
+    answers = [AIMessage("", tool_calls=[{**CALL, "id": f"k{n}"}]) for n in range(9)]
+    bot = store.with_history(create_agent(model(*answers), [clock]))
+    with pytest.raises(RecursionError):
+        bot.invoke(question(), {**config_of(session), "recursion_limit": 5})
+    assert "tool: 16:10" in stored(store, session)
+    assert store.load(session) == []
+    assert statuses(store, session) == ["failed"]
+
+
+def test_the_agents_own_limit_of_steps_holds(store: HistoryStore, session: str) -> None:
+    rounds = [AIMessage("", tool_calls=[{**CALL, "id": f"k{n}"}]) for n in range(13)]
+    for way in ("invoke", "ainvoke", "stream-default"):
+        bot = store.with_history(create_agent(model(*rounds, "Done."), [clock]))
+        RUNS[way](bot, question(), config_of(f"{session}-{way}"))
+        assert len(store.load(f"{session}-{way}")) == 28
+
+
+def test_the_text_shown_so_far_is_kept(store: HistoryStore, session: str) -> None:
+    bot = store.with_history(create_agent(model("one two three"), []))
+    stream = bot.stream(question(), config_of(session), stream_mode="messages")
+    shown = next(stream)[0].text + next(stream)[0].text
+    stream.close()
+    assert stored(store, session) == ["human: Time?", f"ai: {shown}"]
+    assert statuses(store, session) == ["interrupted"]
+
+
+# --- answers that are no message
+
+
+class City(BaseModel):
+    name: str
+
+
+@dataclasses.dataclass
+class Town:
+    name: str
+
+
+BLOCKS = [{"type": "text", "text": "Turin", "index": 0}]
+ANSWERS: dict[str, tuple[Any, Any]] = {
+    "blocks": (BLOCKS, BLOCKS),
+    "blocks-in-a-dictionary": ({"output": BLOCKS}, BLOCKS),
+    "pydantic": (City(name="Turin"), '{"name":"Turin"}'),
+    "dataclass": (Town("Turin"), '{"name": "Turin"}'),
+    "prompt": ("Turin", "Turin"),
+}
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_answers_that_are_no_message(store: HistoryStore, session: str, kind: str) -> None:
+    output, content = ANSWERS[kind]
+    assert store.with_history(RunnableLambda(lambda _: output)).invoke("Which?", config_of(session)) == output
+    assert [m.content for m in store.load(session)] == ["Which?", content]
+    assert statuses(store, session) == ["completed"]
+
+
+def test_blocks_as_a_question_and_an_answer_of_ones_own(store: HistoryStore, session: str) -> None:
+    bot = store.with_history(RunnableLambda(lambda _: {"a": 1, "b": 2}), answer=lambda out: f"a is {out['a']}")
+    bot.invoke([{"type": "text", "text": "Which?"}], config_of(session))
+    assert [(m.type, m.text) for m in store.load(session)] == [("human", "Which?"), ("ai", "a is 1")]
+    with pytest.raises(NotSaved, match="answer=function"):
+        store.with_history(RunnableLambda(lambda _: {"a": 1, "b": 2})).invoke("q", config_of(session))
+
+
+# --- streams of mixed chunks
+
+
+def streams(*chunks: Any) -> RunnableGenerator[Any, Any]:
+    def generate(_: Iterator[Any]) -> Iterator[Any]:
+        yield from chunks
+
+    return RunnableGenerator(generate)
+
+
+MIXED: dict[str, tuple[Sequence[Any], list[str]]] = {
+    "chunk-then-message": ([AIMessageChunk("a"), AIMessage("b")], ["a", "b"]),
+    "none-between": (["a", None, "b"], ["ab"]),
+    "dictionaries": ([{"answer": "He"}, {"answer": "llo"}], ["Hello"]),
+    "messages": ([AIMessage("a"), AIMessage("b")], ["a", "b"]),
+    "text-then-message": (["a", AIMessage("b")], ["a", "b"]),
+}
+
+
+@pytest.mark.parametrize("kind", MIXED)
+def test_streams_lose_nothing(store: HistoryStore, session: str, kind: str) -> None:
+    chunks, said = MIXED[kind]
+    keys = {"output_messages_key": "answer"} if kind == "dictionaries" else {}
+    assert list(store.with_history(streams(*chunks), **keys).stream("q", config_of(session))) == list(chunks)
+    assert [m.text for m in store.load(session)] == ["q", *said]
+
+
+def test_the_key_of_the_answer_is_honoured_where_values_look_like_updates(store: HistoryStore, session: str) -> None:
+    both = RunnableParallel(a=create_agent(model("from a"), []), b=create_agent(model("from b"), []))
+    store.with_history(both, output_messages_key="a").invoke(question(), config_of(session))
+    assert stored(store, session) == ["human: Time?", "ai: from a"]
+
+
+# --- turns within turns
+
+
+def test_a_turn_inside_a_turn_of_its_session_passes_through(store: HistoryStore, session: str) -> None:
+    bot = store.with_history(store.with_history(RunnableLambda(lambda m: f"saw {len(m)}")))
+    for _ in range(2):
+        bot.invoke("q", config_of(session))
+    assert stored(store, session) == ["human: q", "ai: saw 1", "human: q", "ai: saw 3"]
+
+
+def test_a_turn_inside_a_turn_of_another_session(store: HistoryStore, session: str) -> None:
+    inner = store.with_history(RunnableLambda(lambda m: f"inner saw {len(m)}"))
+    other = f"inner-{uuid.uuid4()}"
+    outer = store.with_history(RunnableLambda(lambda m: inner.invoke("sub", config_of(other))))
+    outer.invoke("q", config_of(session))
+    assert stored(store, session) == ["human: q", "ai: inner saw 1"]
+    assert stored(store, other) == ["human: sub", "ai: inner saw 1"]
+
+
+# --- what is no message, and other ways in
+
+
+def test_an_edit_is_nothing_that_was_said(store: HistoryStore, session: str) -> None:
+    with pytest.raises(InvalidMessage, match="RemoveMessage"):
+        store.append(session, [RemoveMessage(id="x")])
+    assert stored(store, session) == []
+
+
+def test_a_message_of_ones_own_type_comes_back_as_a_chat_message(store: HistoryStore, session: str) -> None:
+    store.append(session, [HumanMessage("q"), BaseMessage(content="hm", type="basic")])
+    (_, own) = store.load(session)
+    assert (own.type, own.content, own.role) == ("chat", "hm", "basic")  # type: ignore[attr-defined]
+
+
+def test_a_client_that_runs_the_tools_itself(store: HistoryStore, session: str) -> None:
+    shown: list[list[str]] = []
+
+    def answer(messages: list[BaseMessage]) -> AIMessage:
+        shown.append([m.type for m in messages])
+        return AIMessage("", tool_calls=[CALL]) if len(shown) == 1 else AIMessage("Ten.")  # type: ignore[list-item]
+
+    bot = store.with_history(RunnableLambda(answer))
+    bot.invoke("Time?", config_of(session))
+    bot.invoke([ToolMessage("16:10", tool_call_id="k1")], config_of(session))
+    assert shown == [["human"], ["human", "ai", "tool"]]
+    assert [m.type for m in store.load(session)] == ["human", "ai", "tool", "ai"]
+
+
+def test_another_key_names_the_session(store: HistoryStore, session: str) -> None:
+    bot = RunnableLambda(lambda m: f"saw {len(m)}")
+    with pytest.raises(InvalidSession, match="session_key='thread_id'"):
+        store.with_history(bot).invoke("q", {"configurable": {"thread_id": session}})
+    store.with_history(bot, session_key="thread_id").invoke("q", {"configurable": {"thread_id": session}})
+    assert stored(store, session) == ["human: q", "ai: saw 1"]
+    with pytest.raises(InvalidInput, match="session_key"):
+        store.with_history(bot, session_key="")
