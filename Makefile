@@ -6,10 +6,10 @@ LITE_VERSION := 0.10.0
 POSTGRES_VERSION_17 := 17.10.0-beta.17
 POSTGRES_JS_VERSION := 3.4.9
 
-.PHONY: help demo test soak lint types format bench lite wheel clean
+.PHONY: help demo test soak lint types format bench lite schema release-schema wheel clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -58,6 +58,12 @@ format: .cache/dev.stamp ## let ruff mend what it can
 
 types: .cache/dev.stamp ## mypy, strict
 	$(BIN)/mypy
+
+schema: .cache/dev.stamp ## write sql/schema.sql as the migrations make it
+	$(BIN)/python -m scripts.schema
+
+release-schema: .cache/dev.stamp ## freeze the migrations and functions of a release
+	$(BIN)/python -m scripts.schema --release
 
 bench: .cache/bench.stamp ## measure beside peers and raw psycopg
 	$(BIN)/python -m benchmarks.core $(ARGS)

@@ -84,15 +84,14 @@ $$;
 
 -- Remove what a session hides, all of it where the session is deleted: at most so many messages and turns (null: all),
 -- with the feedback on them. The caller has locked the session's row. Answers {"messages", "turns", "feedback": how many
--- rows, "more": whether the limit was reached}. A dry run removes nothing and counts all.
+-- rows, "more": whether the limit was reached}.
 --
 -- Turns go once all hidden messages are gone: a hidden turn has no message that is not hidden.
-create function chat_history_sweep(chat_history_sessions, integer, boolean) returns json
+create function chat_history_sweep(chat_history_sessions, integer) returns json
 language plpgsql set search_path from current as $$
 declare
   session alias for $1;
-  most constant integer := case when not $3 then $2 end;
-  dry_run alias for $3;
+  most alias for $2;
   everything constant boolean := session.deleted_at is not null;
   hidden constant bigint := case when everything then 9223372036854775807 else session.cleared_position end;
   upto bigint;
@@ -119,19 +118,12 @@ begin
   end if;
   more := coalesce(messages + cardinality(turn_ids) >= most, false);
 
-  if dry_run then
-    select count(*) into feedback from chat_history_feedback f
-      where f.session_key = session.session_key
-        and (everything or f.turn_id = any (turn_ids) or f.message_id = any (message_ids));
-  else
-    delete from chat_history_feedback f
-      where f.session_key = session.session_key and (f.turn_id = any (turn_ids)
-        or f.turn_id = any (turns_of_messages) and f.message_id = any (message_ids) or everything and not more);
-    get diagnostics feedback = row_count;
-    delete from chat_history_messages m
-      where m.session_key = session.session_key and m.position <= coalesce(upto, hidden);
-    delete from chat_history_turns t where t.session_key = session.session_key and t.id = any (turn_ids);
-  end if;
+  delete from chat_history_feedback f
+    where f.session_key = session.session_key and (f.turn_id = any (turn_ids)
+      or f.turn_id = any (turns_of_messages) and f.message_id = any (message_ids) or everything and not more);
+  get diagnostics feedback = row_count;
+  delete from chat_history_messages m where m.session_key = session.session_key and m.position <= coalesce(upto, hidden);
+  delete from chat_history_turns t where t.session_key = session.session_key and t.id = any (turn_ids);
   return json_build_object('messages', messages, 'turns', cardinality(turn_ids), 'feedback', feedback, 'more', more);
 end
 $$;
@@ -168,7 +160,7 @@ begin
     session := chat_history_buried(session, request);
     perform chat_history_settle(session);
   end if;
-  swept := chat_history_sweep(session, batch, false);
+  swept := chat_history_sweep(session, batch);
   return json_build_object('deleted', there or coalesce(session.erased_by = request, false), 'more', swept -> 'more');
 end
 $$;
@@ -211,7 +203,7 @@ begin
         where s.session_key = (select t.session_key from chat_history_turns t where t.user_id = owner limit 1) for update;
       exit when not found;
     end if;
-    swept := chat_history_sweep(session, case when batch is not null then greatest(batch - spent, 1) end, false);
+    swept := chat_history_sweep(session, case when batch is not null then greatest(batch - spent, 1) end);
     messages := messages + (swept ->> 'messages')::bigint;
     turns := turns + (swept ->> 'turns')::bigint;
     feedback := feedback + (swept ->> 'feedback')::bigint;

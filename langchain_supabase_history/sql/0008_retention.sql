@@ -2,6 +2,7 @@
 --
 --   chat_history_prune     one batch of it
 --   chat_history_trimmed   a session's row as it stands once only its newest messages are kept
+--   chat_history_hidden    how much a session hides, for a dry run
 --
 -- It waits for nobody: a session that is being written to is passed over until the next time.
 
@@ -49,6 +50,34 @@ begin
 end
 $$;
 
+-- How much chat_history_sweep would remove of a session: {"messages", "turns", "feedback", "more": false}.
+create function chat_history_hidden(chat_history_sessions, boolean) returns json
+language plpgsql stable set search_path from current as $$
+declare
+  session alias for $1;
+  everything alias for $2;  -- as it would be once the session is deleted
+  messages bigint;
+  turns bigint;
+  feedback bigint;
+begin
+  select count(*) into messages from chat_history_messages m
+    where m.session_key = session.session_key and (everything or m.position <= session.cleared_position);
+  select count(*) into turns from chat_history_turns t
+    where t.session_key = session.session_key
+      and (everything or t.ordinal <= session.cleared_turn and t.id is distinct from session.last_turn_id);
+  select count(*) into feedback from chat_history_feedback f
+    where f.session_key = session.session_key and (everything
+      or exists (
+        select from chat_history_turns t
+          where t.session_key = f.session_key and t.id = f.turn_id
+            and t.ordinal <= session.cleared_turn and t.id is distinct from session.last_turn_id)
+      or exists (
+        select from chat_history_messages m
+          where m.session_key = f.session_key and m.id = f.message_id and m.position <= session.cleared_position));
+  return json_build_object('messages', messages, 'turns', turns, 'feedback', feedback, 'more', false);
+end
+$$;
+
 -- Remove one batch of what need not be kept. What `clear` has hidden always goes; further
 --
 --   idle_for   sessions without a write for so long: they are deleted, and stay as tombstones without content
@@ -78,6 +107,7 @@ declare
   found_key uuid;
   session chat_history_sessions;
   before bigint;
+  idle boolean;
   swept json;
   spent integer := 0;
   deleted integer := 0;
@@ -122,8 +152,8 @@ begin
     end if;
     if found then
       -- As it stands now: it may have been written to since it was found.
-      if session.deleted_at is null and session.updated_at < idle_before then
-        session := chat_history_buried(session);
+      idle := coalesce(session.deleted_at is null and session.updated_at < idle_before, false);
+      if idle then
         deleted := deleted + 1;
         spent := spent + 1;
       elsif session.message_count > keep_messages then
@@ -132,10 +162,13 @@ begin
         trimmed := trimmed + (session.revision <> before)::integer;
         spent := spent + (session.revision <> before)::integer;
       end if;
-      if not dry_run then
+      if dry_run then
+        swept := chat_history_hidden(session, idle or session.deleted_at is not null);
+      else
+        session := case when idle then chat_history_buried(session) else session end;
         perform chat_history_settle(session);
+        swept := chat_history_sweep(session, greatest(batch - spent, 1));
       end if;
-      swept := chat_history_sweep(session, greatest(batch - spent, 1), dry_run);
       messages := messages + (swept ->> 'messages')::bigint;
       turns := turns + (swept ->> 'turns')::bigint;
       feedback := feedback + (swept ->> 'feedback')::bigint;

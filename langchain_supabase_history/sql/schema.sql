@@ -1,8 +1,6 @@
 -- The schema as all migrations together leave it: made by `python -m scripts.schema`, to be read. The migrations beside
 -- this file install it, say why, and grant the rights, which depend on the roles that a database has.
 
-COMMENT ON SCHEMA public IS 'standard public schema';
-
 CREATE TYPE public.chat_history_batch AS (
 	ids uuid[],
 	types text[],
@@ -347,7 +345,7 @@ begin
     session := chat_history_buried(session, request);
     perform chat_history_settle(session);
   end if;
-  swept := chat_history_sweep(session, batch, false);
+  swept := chat_history_sweep(session, batch);
   return json_build_object('deleted', there or coalesce(session.erased_by = request, false), 'more', swept -> 'more');
 end
 $$;
@@ -387,7 +385,7 @@ begin
         where s.session_key = (select t.session_key from chat_history_turns t where t.user_id = owner limit 1) for update;
       exit when not found;
     end if;
-    swept := chat_history_sweep(session, case when batch is not null then greatest(batch - spent, 1) end, false);
+    swept := chat_history_sweep(session, case when batch is not null then greatest(batch - spent, 1) end);
     messages := messages + (swept ->> 'messages')::bigint;
     turns := turns + (swept ->> 'turns')::bigint;
     feedback := feedback + (swept ->> 'feedback')::bigint;
@@ -609,6 +607,35 @@ CREATE FUNCTION public.chat_history_guards() RETURNS json
         from pg_proc p join home h on h.oid = p.pronamespace
         where p.proname like 'chat\_history\_%'))
 $$;
+
+CREATE FUNCTION public.chat_history_hidden(public.chat_history_sessions, boolean) RETURNS json
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+declare
+  session alias for $1;
+  everything alias for $2;  -- as it would be once the session is deleted
+  messages bigint;
+  turns bigint;
+  feedback bigint;
+begin
+  select count(*) into messages from chat_history_messages m
+    where m.session_key = session.session_key and (everything or m.position <= session.cleared_position);
+  select count(*) into turns from chat_history_turns t
+    where t.session_key = session.session_key
+      and (everything or t.ordinal <= session.cleared_turn and t.id is distinct from session.last_turn_id);
+  select count(*) into feedback from chat_history_feedback f
+    where f.session_key = session.session_key and (everything
+      or exists (
+        select from chat_history_turns t
+          where t.session_key = f.session_key and t.id = f.turn_id
+            and t.ordinal <= session.cleared_turn and t.id is distinct from session.last_turn_id)
+      or exists (
+        select from chat_history_messages m
+          where m.session_key = f.session_key and m.id = f.message_id and m.position <= session.cleared_position));
+  return json_build_object('messages', messages, 'turns', turns, 'feedback', feedback, 'more', false);
+end
+$_$;
 
 CREATE FUNCTION public.chat_history_interrupt_turns(session_id text, older_than double precision, user_id text DEFAULT NULL::text) RETURNS json
     LANGUAGE plpgsql
@@ -1040,6 +1067,7 @@ declare
   found_key uuid;
   session chat_history_sessions;
   before bigint;
+  idle boolean;
   swept json;
   spent integer := 0;
   deleted integer := 0;
@@ -1084,8 +1112,8 @@ begin
     end if;
     if found then
       -- As it stands now: it may have been written to since it was found.
-      if session.deleted_at is null and session.updated_at < idle_before then
-        session := chat_history_buried(session);
+      idle := coalesce(session.deleted_at is null and session.updated_at < idle_before, false);
+      if idle then
         deleted := deleted + 1;
         spent := spent + 1;
       elsif session.message_count > keep_messages then
@@ -1094,10 +1122,13 @@ begin
         trimmed := trimmed + (session.revision <> before)::integer;
         spent := spent + (session.revision <> before)::integer;
       end if;
-      if not dry_run then
+      if dry_run then
+        swept := chat_history_hidden(session, idle or session.deleted_at is not null);
+      else
+        session := case when idle then chat_history_buried(session) else session end;
         perform chat_history_settle(session);
+        swept := chat_history_sweep(session, greatest(batch - spent, 1));
       end if;
-      swept := chat_history_sweep(session, greatest(batch - spent, 1), dry_run);
       messages := messages + (swept ->> 'messages')::bigint;
       turns := turns + (swept ->> 'turns')::bigint;
       feedback := feedback + (swept ->> 'feedback')::bigint;
@@ -1239,14 +1270,13 @@ begin
 end
 $_$;
 
-CREATE FUNCTION public.chat_history_sweep(public.chat_history_sessions, integer, boolean) RETURNS json
+CREATE FUNCTION public.chat_history_sweep(public.chat_history_sessions, integer) RETURNS json
     LANGUAGE plpgsql
     SET search_path TO 'public', 'pg_temp'
     AS $_$
 declare
   session alias for $1;
-  most constant integer := case when not $3 then $2 end;
-  dry_run alias for $3;
+  most alias for $2;
   everything constant boolean := session.deleted_at is not null;
   hidden constant bigint := case when everything then 9223372036854775807 else session.cleared_position end;
   upto bigint;
@@ -1273,19 +1303,12 @@ begin
   end if;
   more := coalesce(messages + cardinality(turn_ids) >= most, false);
 
-  if dry_run then
-    select count(*) into feedback from chat_history_feedback f
-      where f.session_key = session.session_key
-        and (everything or f.turn_id = any (turn_ids) or f.message_id = any (message_ids));
-  else
-    delete from chat_history_feedback f
-      where f.session_key = session.session_key and (f.turn_id = any (turn_ids)
-        or f.turn_id = any (turns_of_messages) and f.message_id = any (message_ids) or everything and not more);
-    get diagnostics feedback = row_count;
-    delete from chat_history_messages m
-      where m.session_key = session.session_key and m.position <= coalesce(upto, hidden);
-    delete from chat_history_turns t where t.session_key = session.session_key and t.id = any (turn_ids);
-  end if;
+  delete from chat_history_feedback f
+    where f.session_key = session.session_key and (f.turn_id = any (turn_ids)
+      or f.turn_id = any (turns_of_messages) and f.message_id = any (message_ids) or everything and not more);
+  get diagnostics feedback = row_count;
+  delete from chat_history_messages m where m.session_key = session.session_key and m.position <= coalesce(upto, hidden);
+  delete from chat_history_turns t where t.session_key = session.session_key and t.id = any (turn_ids);
   return json_build_object('messages', messages, 'turns', cardinality(turn_ids), 'feedback', feedback, 'more', more);
 end
 $_$;
@@ -1368,6 +1391,11 @@ CREATE FUNCTION public.chat_history_uncosted_turns(session_id text DEFAULT NULL:
     SET search_path TO 'public', 'pg_temp'
     SET statement_timeout TO '60s'
     SET plan_cache_mode TO 'force_custom_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_sort TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
     AS $$
 #variable_conflict use_column
 declare
