@@ -108,7 +108,8 @@ begin
 
   if call is not null and (call ->> 'asked')::boolean then
     select b.* into ids, types, data, tokens
-      from chat_history_take_question(session, (call ->> 'id')::uuid, row(ids, types, data, tokens)) b;
+      from chat_history_take_question(
+        session, (call ->> 'id')::uuid, row(ids, types, data, tokens), call -> 'question') b;
     added := cardinality(ids);
   end if;
   if replay is distinct from false then
@@ -1313,7 +1314,7 @@ begin
 end
 $_$;
 
-CREATE FUNCTION public.chat_history_take_question(public.chat_history_sessions, uuid, public.chat_history_batch) RETURNS public.chat_history_batch
+CREATE FUNCTION public.chat_history_take_question(public.chat_history_sessions, uuid, public.chat_history_batch, json) RETURNS public.chat_history_batch
     LANGUAGE plpgsql STABLE
     SET search_path TO 'public', 'pg_temp'
     AS $_$
@@ -1321,6 +1322,7 @@ declare
   session alias for $1;
   turn_id alias for $2;
   answer alias for $3;
+  edited alias for $4;         -- the question as it is in the end, where it has changed; null where not
   question json;
   turn_ordinal bigint;
   whole chat_history_batch;
@@ -1338,7 +1340,7 @@ begin
          array_agg(q -> 'data' order by n) || answer.data,
          array_agg((q ->> 'tokens')::integer order by n)
            || coalesce(answer.tokens, array_fill(null::integer, array[cardinality(answer.ids)]))
-    into whole from json_array_elements(question) with ordinality e (q, n);
+    into whole from json_array_elements(coalesce(edited, question)) with ordinality e (q, n);
   return whole;
 end
 $_$;
