@@ -23,10 +23,16 @@ class Session:
 
     Attributes:
         user_id: Its owner; None for a session of the application itself.
+        title: As `update_session` set it, else the first question, shortened; None where there is neither.
+        updated_at: When it was last written to. Titles, tags and the like do not count.
         message_count: Of the messages that are not cleared.
-        last_position: Of the newest message; it never goes back.
+        last_position: Of the newest message.
         epoch: Raised when messages are cleared or the session is deleted.
         revision: Raised by every change but an append.
+        turn_count: Of the turns that are not cleared, failed ones included.
+        total_tokens: What these turns used; None where it is not known of any.
+        excerpt: The text of the last message that has one, shortened.
+        forked_from: The session that it was copied from.
     """
 
     session_id: str
@@ -39,6 +45,13 @@ class Session:
     last_position: int
     epoch: int
     revision: int
+    tags: list[str] = field(default_factory=list)
+    pinned: bool = False
+    archived: bool = False
+    turn_count: int = 0
+    total_tokens: int | None = None
+    excerpt: str | None = None
+    forked_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

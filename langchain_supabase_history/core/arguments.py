@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import uuid
 from collections.abc import Callable, Sequence
@@ -22,6 +23,8 @@ C = TypeVar("C", bound=Callable[..., Any] | None)
 MAX_ID_LENGTH: Final = 1000
 MAX_USER_ID_BYTES: Final = 2500  # what an index of the database holds
 MAX_PAGE: Final = 1000
+MAX_TAGS: Final = 100
+MAX_TAG_LENGTH: Final = 200
 LONGEST_SECONDS: Final = 1e9  # 30 years
 
 
@@ -112,6 +115,49 @@ def check_cursor(value: object) -> int | None:
     if not (isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 18):
         raise InvalidSession("cursor must be the next_cursor of a page of this listing.")
     return int(value)
+
+
+def check_keyset(value: object, order: str) -> Json | None:
+    """The place in a listing by `order` that a page's `next_cursor` stands for, or None."""
+    if value is None:
+        return None
+    try:
+        found_order, at, key = orjson.loads(base64.urlsafe_b64decode(value if isinstance(value, str) else ""))
+        if found_order != order or not isinstance(at, str) or not values.is_plain(at):
+            raise ValueError
+        if order != "title":
+            datetime.fromisoformat(at)
+        return Json(orjson.dumps({"at": at, "key": str(uuid.UUID(key))}))
+    except (AttributeError, TypeError, ValueError):  # not ours, whatever it is
+        raise InvalidSession("cursor must be the next_cursor of a page of this listing, in the same order.") from None
+
+
+def keyset_cursor(order: str, place: dict[str, Any]) -> str:
+    """The `next_cursor` for a place in a listing, which `check_keyset` takes."""
+    return base64.urlsafe_b64encode(orjson.dumps([order, place["at"], place["key"]])).decode()
+
+
+def check_metadata(value: object) -> Any:
+    """A dictionary with plain keys, encoded as it is stored.
+
+    Raises:
+        InvalidInput: It is no such dictionary, or something in it cannot be stored.
+    """
+    if not isinstance(value, dict) or not all(
+        isinstance(key, str) and key != values.TAG and values.is_plain(key) for key in value
+    ):
+        raise InvalidInput(f"metadata must be a dict with keys of text, none of them {values.TAG}.")
+    try:
+        return values.to_json(value, "metadata")
+    except values.Unencodable as error:
+        raise InvalidInput(f"{error.path[:200]} cannot be stored: {error.reason}.") from None
+
+
+def check_tags(value: object) -> list[str]:
+    """A list of tags."""
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) > MAX_TAGS:
+        raise InvalidInput(f"tags must be a list of at most {MAX_TAGS} str.")
+    return [check_text(tag, "a tag", MAX_TAG_LENGTH) for tag in value]
 
 
 def message_ids(count: int, idempotency_key: str | None = None) -> list[uuid.UUID]:

@@ -12,7 +12,7 @@ from langchain_core.messages import BaseMessage
 
 from ..records import Feedback, Loaded, Page, Session, StoredMessage, Turn, Usage
 from . import messages as codec, values
-from .arguments import TURN_JSON
+from .arguments import TURN_JSON, keyset_cursor
 from .repair import without_unanswered_calls
 
 R = TypeVar("R")
@@ -29,10 +29,8 @@ def _fields_of(cls: type[Any], row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name in names}
 
 
-def read_session(row: dict[str, Any] | None) -> Session | None:
+def read_session(row: dict[str, Any]) -> Session:
     """A session's row."""
-    if row is None:
-        return None
     times = {name: read_time(row[name]) for name in ("created_at", "updated_at")}
     return Session(**_fields_of(Session, {**row, **times, "metadata": values.decode(row["metadata"] or {})}))
 
@@ -82,6 +80,17 @@ def read_usage(row: dict[str, Any]) -> Usage:
     day = None if row["day"] is None else date.fromisoformat(row["day"])
     cost = None if row["total_cost"] is None else float(row["total_cost"])
     return Usage(**{**_fields_of(Usage, row), "day": day, "total_cost": cost})
+
+
+def read_keyset_page(item: Callable[[dict[str, Any]], R], order: str) -> Callable[[Any], Page[R]]:
+    """Reads a page of a listing by `order`, whose cursor is a place in that order."""
+
+    def parse(reply: Any) -> Page[R]:
+        following = reply["next"]
+        cursor = None if following is None else keyset_cursor(order, following)
+        return Page([item(row) for row in reply["items"]], cursor)
+
+    return parse
 
 
 def read_page(item: Callable[[dict[str, Any]], R]) -> Callable[[Any], Page[R]]:

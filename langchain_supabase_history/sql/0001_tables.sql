@@ -39,8 +39,12 @@ create table chat_history_sessions (
   session_key uuid primary key,
   user_id text not null,                          -- '' : the application itself
   session_id text not null,
-  title text,
+  title text,                                     -- as somebody set it; null: the first question stands in for it
   metadata json,
+  tags text[] not null default '{}',
+  pinned boolean not null default false,
+  archived boolean not null default false,
+  forked_from text,                               -- the session_id of the one that it was copied from
   created_at timestamptz not null default clock_timestamp(),
   updated_at timestamptz not null default clock_timestamp(),
   deleted_at timestamptz,
@@ -64,6 +68,11 @@ create table chat_history_sessions (
 -- One user's sessions, in the order in which they are walked. None of its columns ever changes, so appends stay cheap.
 create index chat_history_sessions_user on chat_history_sessions (user_id, session_key);
 create index chat_history_sessions_live on chat_history_sessions (user_id, session_key) where deleted_at is null;
+-- The two orders of a list, each a limited walk. Sessions without a message appear only where they were given a title.
+create index chat_history_sessions_activity on chat_history_sessions (user_id, archived, updated_at, session_key)
+  where deleted_at is null and (message_count > 0 or title is not null and last_position = 0);
+create index chat_history_sessions_created on chat_history_sessions (user_id, archived, created_at, session_key)
+  where deleted_at is null and (message_count > 0 or title is not null and last_position = 0);
 
 create table chat_history_messages (
   session_key uuid not null,

@@ -37,7 +37,8 @@ $$;
 create function chat_history_settle(chat_history_sessions) returns void
 language sql set search_path from current as $$
   update chat_history_sessions s set
-      title = $1.title, metadata = $1.metadata, deleted_at = $1.deleted_at,
+      title = $1.title, metadata = $1.metadata, tags = $1.tags, pinned = $1.pinned, archived = $1.archived,
+      forked_from = $1.forked_from, deleted_at = $1.deleted_at,
       updated_at = $1.updated_at, cleared_position = $1.cleared_position,
       cleared_turn = $1.cleared_turn, last_turn_id = $1.last_turn_id,
       message_count = $1.message_count, epoch = $1.epoch, revision = $1.revision,
@@ -77,6 +78,10 @@ begin
   session := chat_history_erased(session, request);
   session.title := null;
   session.metadata := null;
+  session.tags := '{}';
+  session.pinned := false;
+  session.archived := false;
+  session.forked_from := null;
   session.deleted_at := session.updated_at;
   return session;
 end

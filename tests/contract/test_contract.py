@@ -45,7 +45,7 @@ def test_positions_are_contiguous_and_records_are_complete(api: Api, session: st
     assert list(api.messages(session)) == stored
     found = api.session(session)
     assert (found.session_id, found.user_id, found.message_count, found.last_position) == (session, None, 4, 4)
-    assert (found.epoch, found.revision, found.title, found.metadata) == (0, 0, None, {})
+    assert (found.epoch, found.revision, found.title, found.metadata) == (0, 0, "question", {})
 
 
 def test_the_same_object_appended_twice_is_stored_twice(api: Api, session: str) -> None:

@@ -247,6 +247,11 @@ BAD_BY_NAME: dict[str, list[Any]] = {
     "runnable": [None, 7, "x", b"x", [], object(), math.nan],
     "value": [object(), RECURSIVE, {"a": object()}, [1], b"x", {"a": DEEP}, Hostile(), {1}],
     "comment": ["", "x" * 10_001, "\x00", "\ud800", 7, b"x", [], object(), Hostile()],
+    "title": ["", "x" * 1001, "\x00", "\ud800", 7, b"x", [], object(), Hostile()],
+    "tags": ["text", [""], ["\x00"], [7], [None], ["x"] * 101, ["x" * 201], 7, b"x", {1}, object(), Hostile()],
+    "metadata": ["text", 7, [], {1: 2}, {"\x00": 1}, {"$type": 1}, {"a": object()}, {"a": DEEP}, RECURSIVE, Hostile()],
+    "prefix": [*NOT_TEXT[1:], *TOO_LONG, *[bad for bad in NO_STR if bad is not None]],
+    "order": ["", "newest", "activity ", "title; drop table x", 7, None, b"title", ["title"], object(), Hostile()],
     "score": ["1", math.nan, math.inf, -math.inf, [], object(), Hostile(), b"1"],
 }
 BAD_BY_NAME |= {"async_client": BAD_BY_NAME["client"], "on_error": [7, "x", [], {}], "count_tokens": [7, "x", [], {}]}
