@@ -2,6 +2,7 @@
 --
 --   chat_history_list_messages   a session's messages, those of failed turns included
 --   chat_history_list_turns      its turns
+--   chat_history_get_session     the session without its messages
 --   chat_history_page_size       how many items a page has
 
 -- How many items a page has that asks for so many: 100 unless told otherwise, 1,000 at the most.
@@ -83,6 +84,20 @@ begin
          where newest_first is not true and t.session_key = of_session and t.ordinal > greatest(hidden, after)
          order by t.ordinal limit page_size)) t;
   return json_build_object('items', coalesce(items, '[]'), 'next', case when counted = page_size then last end);
+end
+$$;
+
+-- A session without its messages; null where there is none.
+create function chat_history_get_session(session_id text, user_id text default null) returns json
+language plpgsql stable set search_path from current
+  set enable_seqscan to off set enable_bitmapscan to off set enable_sort to off as $$
+#variable_conflict use_column
+declare
+  owner constant text := chat_history_owner(chat_history_get_session.user_id);
+begin
+  return (
+    select chat_history_show_session(s) from chat_history_sessions s
+      where s.session_key = chat_history_key(owner, chat_history_get_session.session_id) and s.deleted_at is null);
 end
 $$;
 

@@ -1,7 +1,6 @@
--- Sessions: list them, look at one, name and label them.
+-- Sessions: list them, name and label them.
 --
 --   chat_history_list_sessions    a page of them, in one of five orders
---   chat_history_get_session      one of them, without its messages
 --   chat_history_update_session   sets title, tags, metadata, pinned, archived
 --   chat_history_text             the text parts of a message
 --   chat_history_fold             text as it is compared: without case and accents
@@ -89,20 +88,6 @@ begin
     'last_position', session.last_position, 'epoch', session.epoch, 'revision', session.revision,
     'tags', session.tags, 'pinned', session.pinned, 'archived', session.archived, 'turn_count', turns,
     'total_tokens', tokens, 'excerpt', excerpt, 'forked_from', session.forked_from);
-end
-$$;
-
--- A session without its messages; null where there is none.
-create function chat_history_get_session(session_id text, user_id text default null) returns json
-language plpgsql stable set search_path from current
-  set enable_seqscan to off set enable_bitmapscan to off set enable_sort to off as $$
-#variable_conflict use_column
-declare
-  owner constant text := chat_history_owner(chat_history_get_session.user_id);
-begin
-  return (
-    select chat_history_show_session(s) from chat_history_sessions s
-      where s.session_key = chat_history_key(owner, chat_history_get_session.session_id) and s.deleted_at is null);
 end
 $$;
 

@@ -245,6 +245,10 @@ CREATE TABLE public.chat_history_sessions (
     session_id text NOT NULL,
     title text,
     metadata json,
+    tags text[] DEFAULT '{}'::text[] NOT NULL,
+    pinned boolean DEFAULT false NOT NULL,
+    archived boolean DEFAULT false NOT NULL,
+    forked_from text,
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     deleted_at timestamp with time zone,
@@ -276,6 +280,10 @@ begin
   session := chat_history_erased(session, request);
   session.title := null;
   session.metadata := null;
+  session.tags := '{}';
+  session.pinned := false;
+  session.archived := false;
+  session.forked_from := null;
   session.deleted_at := session.updated_at;
   return session;
 end
@@ -490,6 +498,23 @@ begin
 end
 $_$;
 
+CREATE FUNCTION public.chat_history_first_question(public.chat_history_sessions) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+  select chat_history_shorten(chat_history_text(m.data), 60)
+    from (select * from chat_history_messages m
+            where m.session_key = $1.session_key and m.position > $1.cleared_position order by m.position limit 10) m
+    where m.type = 'human' order by m.position limit 1
+$_$;
+
+CREATE FUNCTION public.chat_history_fold(text) RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+  select lower(normalize(regexp_replace(normalize($1, NFD), U&'[\0300-\036F]', '', 'g'), NFC))
+$_$;
+
 CREATE FUNCTION public.chat_history_get_session(session_id text, user_id text DEFAULT NULL::text) RETURNS json
     LANGUAGE plpgsql STABLE
     SET search_path TO 'public', 'pg_temp'
@@ -502,11 +527,7 @@ declare
   owner constant text := chat_history_owner(chat_history_get_session.user_id);
 begin
   return (
-    select json_build_object(
-        'session_id', s.session_id, 'user_id', nullif(s.user_id, ''), 'title', s.title, 'metadata', s.metadata,
-        'created_at', s.created_at, 'updated_at', s.updated_at, 'message_count', s.message_count,
-        'last_position', s.last_position, 'epoch', s.epoch, 'revision', s.revision)
-      from chat_history_sessions s
+    select chat_history_show_session(s) from chat_history_sessions s
       where s.session_key = chat_history_key(owner, chat_history_get_session.session_id) and s.deleted_at is null);
 end
 $$;
@@ -830,6 +851,70 @@ begin
   return json_build_object('items', coalesce(items, '[]'), 'next', case when counted = page_size then last end);
 end
 $$;
+
+CREATE FUNCTION public.chat_history_list_sessions(query text DEFAULT NULL::text, tags text[] DEFAULT NULL::text[], metadata json DEFAULT NULL::json, since timestamp with time zone DEFAULT NULL::timestamp with time zone, until timestamp with time zone DEFAULT NULL::timestamp with time zone, archived boolean DEFAULT NULL::boolean, prefix text DEFAULT NULL::text, sort text DEFAULT NULL::text, after json DEFAULT NULL::json, max_items integer DEFAULT NULL::integer, user_id text DEFAULT NULL::text, all_users boolean DEFAULT NULL::boolean) RETURNS json
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    SET statement_timeout TO '30s'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_sort TO 'off'
+    AS $_$
+#variable_conflict use_column
+declare
+  owner constant text := chat_history_owner(chat_history_list_sessions.user_id);
+  page_size constant integer := chat_history_page_size(max_items);
+  start constant json := chat_history_json(chat_history_list_sessions.after);
+  way constant text := case when sort like '-%' or sort = 'title' then 'asc' else 'desc' end;
+  value constant text := case coalesce(sort, 'activity')
+    when 'activity' then 's.updated_at' when '-activity' then 's.updated_at'
+    when 'created' then 's.created_at' when '-created' then 's.created_at'
+    when 'title' then 'chat_history_fold(coalesce(s.title, chat_history_first_question(s), '''')) collate "C"' end;
+  after_value constant text := case sort when 'title' then '$8 collate "C"' else '$8::timestamptz' end;
+  conditions text;
+  walks text;
+  items json;
+  following json;
+  more boolean;
+begin
+  if value is null then
+    raise exception 'sort is activity, -activity, created, -created or title' using errcode = 'PT400';
+  end if;
+  if all_users and (chat_history_user() is not null or row_security_active('chat_history_sessions')) then
+    raise exception 'only the application itself may list the sessions of all users' using errcode = '42501';
+  end if;
+  conditions := concat_ws(' and ',
+    's.deleted_at is null and (s.message_count > 0 or s.title is not null and s.last_position = 0)',
+    case when all_users is not true then 's.user_id = $1' end,
+    case when since is not null then 's.updated_at >= $2' end,
+    case when until is not null then 's.updated_at < $3' end,
+    case when tags <> '{}' then 's.tags @> $4' end,
+    case when chat_history_json(metadata) is not null then 's.metadata::jsonb @> $5::jsonb' end,
+    case when prefix <> '' then 'starts_with(s.session_id, $6)' end,
+    case when query <> '' then
+      '(strpos(chat_history_fold(s.session_id), $7) > 0
+        or strpos(chat_history_fold(coalesce(s.title, chat_history_first_question(s))), $7) > 0)' end,
+    case when start is not null then
+      format('(%s, s.session_key) %s (%s, $9)', value, case way when 'asc' then '>' else '<' end, after_value) end);
+  -- Archived ones and the others are two walks of one index.
+  select string_agg(format(
+        '(select s as session, %1$s as value from chat_history_sessions s where %2$s and s.archived = %3$L
+           order by %1$s %4$s, s.session_key %4$s limit $10)', value, conditions, a.archived, way), ' union all ')
+    into walks from unnest(array[false, true]) a (archived)
+    where a.archived = coalesce(chat_history_list_sessions.archived, a.archived);
+  execute format(
+    'select json_agg(chat_history_show_session(p.session) order by p.n) filter (where p.n < $10),
+            (array_agg(json_build_object(''at'', p.value, ''key'', (p.session).session_key))
+              filter (where p.n = $10 - 1))[1],
+            count(*) = $10
+       from (select w.*, row_number() over (order by w.value %1$s, (w.session).session_key %1$s) as n
+               from (%2$s) w order by n limit $10) p', way, walks)
+    into items, following, more
+    using owner, since, until, tags, chat_history_json(metadata), prefix, chat_history_fold(query), start ->> 'at',
+      (start ->> 'key')::uuid, page_size + 1;
+  return json_build_object('items', coalesce(items, '[]'), 'next', case when more then following end);
+end
+$_$;
 
 CREATE FUNCTION public.chat_history_list_turns(session_id text, user_id text DEFAULT NULL::text, after bigint DEFAULT NULL::bigint, max_items integer DEFAULT NULL::integer, newest_first boolean DEFAULT false) RETURNS json
     LANGUAGE plpgsql STABLE
@@ -1250,13 +1335,62 @@ CREATE FUNCTION public.chat_history_settle(public.chat_history_sessions) RETURNS
     SET search_path TO 'public', 'pg_temp'
     AS $_$
   update chat_history_sessions s set
-      title = $1.title, metadata = $1.metadata, deleted_at = $1.deleted_at,
+      title = $1.title, metadata = $1.metadata, tags = $1.tags, pinned = $1.pinned, archived = $1.archived,
+      forked_from = $1.forked_from, deleted_at = $1.deleted_at,
       updated_at = $1.updated_at, cleared_position = $1.cleared_position,
       cleared_turn = $1.cleared_turn, last_turn_id = $1.last_turn_id,
       message_count = $1.message_count, epoch = $1.epoch, revision = $1.revision,
       erased_epoch = $1.erased_epoch, erased_by = $1.erased_by, erased_count = $1.erased_count,
       erased_turn_id = $1.erased_turn_id
     where s.session_key = $1.session_key and s.revision <> $1.revision
+$_$;
+
+CREATE FUNCTION public.chat_history_shorten(text, integer) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+declare
+  line constant text := btrim(regexp_replace(left($1, 10 * $2), '\s+', ' ', 'g'));
+  cut text := left(line, $2 - 1);
+begin
+  if length(line) <= $2 then
+    return nullif(line, '');
+  end if;
+  if substr(line, $2, 1) <> ' ' and strpos(cut, ' ') > 0 then
+    cut := regexp_replace(cut, ' [^ ]*$', '');
+    if length(cut) < $2 / 2 then  -- a word that long is cut in the middle
+      cut := left(line, $2 - 1);
+    end if;
+  end if;
+  return rtrim(cut) || '…';
+end
+$_$;
+
+CREATE FUNCTION public.chat_history_show_session(public.chat_history_sessions) RETURNS json
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+declare
+  session alias for $1;
+  excerpt text;
+  turns bigint;
+  tokens bigint;
+begin
+  select chat_history_shorten(chat_history_text(m.data), 200) into excerpt
+    from (select * from chat_history_messages m
+            where m.session_key = session.session_key and m.position > session.cleared_position
+            order by m.position desc limit 10) m
+    where m.type in ('human', 'ai') and chat_history_text(m.data) ~ '\S' order by m.position desc limit 1;
+  select count(*), sum(t.total_tokens) into turns, tokens from chat_history_turns t
+    where t.session_key = session.session_key and t.ordinal > session.cleared_turn;
+  return json_build_object(
+    'session_id', session.session_id, 'user_id', nullif(session.user_id, ''),
+    'title', coalesce(session.title, chat_history_first_question(session)), 'metadata', session.metadata,
+    'created_at', session.created_at, 'updated_at', session.updated_at, 'message_count', session.message_count,
+    'last_position', session.last_position, 'epoch', session.epoch, 'revision', session.revision,
+    'tags', session.tags, 'pinned', session.pinned, 'archived', session.archived, 'turn_count', turns,
+    'total_tokens', tokens, 'excerpt', excerpt, 'forked_from', session.forked_from);
+end
 $_$;
 
 CREATE FUNCTION public.chat_history_show_turn(public.chat_history_turns) RETURNS boolean
@@ -1342,6 +1476,28 @@ begin
            || coalesce(answer.tokens, array_fill(null::integer, array[cardinality(answer.ids)]))
     into whole from json_array_elements(coalesce(edited, question)) with ordinality e (q, n);
   return whole;
+end
+$_$;
+
+CREATE FUNCTION public.chat_history_text(json) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+declare
+  content json;
+begin
+  content := $1 -> 'content';
+  return case json_typeof(content)
+    when 'string' then content #>> '{}'
+    -- Text with NUL or lone surrogates is an object: {"$type": "str", "value": "... \\uXXXX ..."}.
+    when 'object' then coalesce(regexp_replace(content ->> 'value', '\\(?:u[0-9a-f]{4}|(\\))', '\1', 'g'), '')
+    when 'array' then coalesce((
+      select string_agg(case json_typeof(e.part) when 'string' then e.part #>> '{}' else e.part ->> 'text' end, E'\n')
+        from json_array_elements(content) e (part)
+        where json_typeof(e.part) = 'string' or json_typeof(e.part) = 'object' and e.part ->> 'type' = 'text'), '')
+    else '' end;
+exception when sqlstate '22P02' or sqlstate '22P05' then
+  return '';
 end
 $_$;
 
@@ -1440,6 +1596,59 @@ CREATE FUNCTION public.chat_history_unsent_feedback(text, uuid, uuid, integer) R
         join chat_history_sessions s on s.session_key = f.session_key
       order by f.id <> $3, f.refusals, f.updated_at) u
 $_$;
+
+CREATE FUNCTION public.chat_history_update_session(session_id text, changes json, user_id text DEFAULT NULL::text) RETURNS json
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+declare
+  owner constant text := chat_history_owner(chat_history_update_session.user_id);
+  given constant json := chat_history_object(changes, 'changes');
+  session chat_history_sessions;
+  one record;
+begin
+  select s.* into session from chat_history_sessions s
+    where s.session_key = chat_history_key(owner, chat_history_update_session.session_id) and s.deleted_at is null
+    for update;
+  if not found then
+    raise exception 'there is no session of this name' using errcode = 'PT404';
+  end if;
+  for one in select e.key, e.value, e.value #>> '{}' as text, json_typeof(e.value) as kind from json_each(given) e loop
+    if one.key = 'title' and (one.kind = 'null' or one.kind = 'string' and length(one.text) between 1 and 1000) then
+      session.title := one.text;
+    elsif one.key = 'tags' and one.kind = 'array' and json_array_length(one.value) <= 100 and not exists (
+        select from json_array_elements(one.value) t (tag)
+          where json_typeof(tag) <> 'string' or length(tag #>> '{}') not between 1 and 200) then
+      session.tags := array(
+        select t.tag from json_array_elements_text(one.value) with ordinality t (tag, n) group by t.tag order by min(t.n));
+    elsif one.key = 'metadata' and one.kind = 'object' then
+      session.metadata := (
+        select json_object_agg(m.key, m.value order by m.n) from (
+          select e.key, e.value, e.n from json_each(session.metadata) with ordinality e (key, value, n)
+            where not exists (select from json_object_keys(one.value) k (key) where k.key = e.key)
+          union all
+          select e.key, e.value, 100000 + e.n from json_each(one.value) with ordinality e (key, value, n)
+            where json_typeof(e.value) <> 'null') m);
+    elsif one.key = 'pinned' and one.kind = 'boolean' then
+      session.pinned := one.text::boolean;
+    elsif one.key = 'archived' and one.kind = 'boolean' then
+      session.archived := one.text::boolean;
+    else
+      raise exception 'changes are a title of 1 to 1000 characters, at most 100 tags of 1 to 200, metadata as an object, '
+        'pinned and archived as true or false' using errcode = 'PT400';
+    end if;
+  end loop;
+  if octet_length(session.metadata::jsonb::text) > 65536 then
+    raise exception 'the metadata of a session may have 64 KB' using errcode = 'PT400';
+  end if;
+  update chat_history_sessions s set
+      title = session.title, tags = session.tags, metadata = session.metadata, pinned = session.pinned,
+      archived = session.archived, revision = s.revision + 1
+    where s.session_key = session.session_key returning s.* into session;
+  return chat_history_show_session(session);
+end
+$$;
 
 CREATE FUNCTION public.chat_history_usage(session_id text DEFAULT NULL::text, user_id text DEFAULT NULL::text, since timestamp with time zone DEFAULT NULL::timestamp with time zone, until timestamp with time zone DEFAULT NULL::timestamp with time zone, group_by text[] DEFAULT NULL::text[]) RETURNS json
     LANGUAGE plpgsql STABLE
@@ -1679,6 +1888,10 @@ CREATE INDEX chat_history_feedback_unsent ON public.chat_history_feedback USING 
 CREATE INDEX chat_history_messages_context ON public.chat_history_messages USING btree (session_key, context_position) INCLUDE (tokens, type) WHERE (context_position IS NOT NULL);
 
 CREATE INDEX chat_history_messages_turn_starts ON public.chat_history_messages USING btree (session_key, context_position) WHERE (begins_turn AND (context_position IS NOT NULL));
+
+CREATE INDEX chat_history_sessions_activity ON public.chat_history_sessions USING btree (user_id, archived, updated_at, session_key) WHERE ((deleted_at IS NULL) AND ((message_count > 0) OR ((title IS NOT NULL) AND (last_position = 0))));
+
+CREATE INDEX chat_history_sessions_created ON public.chat_history_sessions USING btree (user_id, archived, created_at, session_key) WHERE ((deleted_at IS NULL) AND ((message_count > 0) OR ((title IS NOT NULL) AND (last_position = 0))));
 
 CREATE INDEX chat_history_sessions_live ON public.chat_history_sessions USING btree (user_id, session_key) WHERE (deleted_at IS NULL);
 
