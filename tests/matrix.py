@@ -283,8 +283,14 @@ ROWS: dict[str, Any] = {
         "score": 0,
         "ordinal": 99,
     },
+    "chat_history_alternatives": lambda v: {"id": str(uuid.uuid4()), "position": 1, "message_count": 1, "parked": 1},
 }
-KEYS = {"chat_history_messages": "position", "chat_history_turns": "id", "chat_history_feedback": "id"}
+KEYS = {
+    "chat_history_messages": "position",
+    "chat_history_turns": "id",
+    "chat_history_feedback": "id",
+    "chat_history_alternatives": "id",
+}
 
 
 # --- attacks on functions
@@ -401,6 +407,9 @@ def _value(function: str, name: str, kind: str, victim: Victim, user_id: str | N
         "older_than": 0.0,
         "status": "failed",
         "query": "SECRET",
+        "changes": {"title": "renamed", "metadata": {"a": None}},
+        "metadata": {},
+        "sort": "activity",
         "extra_role": "authenticated",
     }
     if name in by_name:

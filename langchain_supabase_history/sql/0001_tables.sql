@@ -5,6 +5,7 @@
 --   chat_history_messages                 what was said, by position
 --   chat_history_turns                    a question, all that was done for it, and the answer
 --   chat_history_feedback                 ratings of turns and messages
+--   chat_history_alternatives             what was taken out of a conversation, and may be put back
 --
 -- Every migration runs with `search_path` set to the schema that the objects go to, and each function keeps that path
 -- (`set search_path from current`). Functions run as their caller, so row level security holds inside them. Functions
@@ -48,14 +49,19 @@ create table chat_history_sessions (
   created_at timestamptz not null default clock_timestamp(),
   updated_at timestamptz not null default clock_timestamp(),
   deleted_at timestamptz,
-  last_position bigint not null default 0,        -- of the newest message; never goes back
+  last_position bigint not null default 0,        -- of the newest message; goes back when messages are taken out
   last_turn bigint not null default 0,            -- ordinal of the newest turn; never goes back
   last_turn_id uuid,                              -- the turn that an append without one joins
   cleared_position bigint not null default 0,     -- messages up to here are hidden
   cleared_turn bigint not null default 0,         -- turns up to here are hidden
   message_count bigint not null default 0,        -- of the messages that are not hidden
-  epoch integer not null default 0,               -- raised when messages are cleared, deleted or trimmed
-  erased_epoch integer not null default 0,        -- the epoch that the last clear or delete has made
+  turn_count bigint not null default 0,           -- of the turns that are not hidden
+  total_tokens numeric,                           -- that these used; null: of none it is known
+  parked bigint not null default 0,               -- how many messages were ever taken out; see the alternatives
+  cleared_parked bigint not null default 0,       -- of these so many are hidden
+  branched_by uuid,                               -- the request that last made, switched or took out a branch
+  epoch integer not null default 0,               -- raised when messages are cleared, deleted, trimmed or taken out
+  erased_epoch integer not null default 0,        -- the epoch that the last clear, delete or branch has made
   erased_by uuid,                                 -- the request that did: its retry does nothing and is answered alike
   erased_count bigint,                            -- how many messages it hid
   erased_turn_id uuid,                            -- the last turn that it hid, which a late retry must not begin again
@@ -77,7 +83,7 @@ create index chat_history_sessions_created on chat_history_sessions (user_id, ar
 create table chat_history_messages (
   session_key uuid not null,
   user_id text not null,
-  position bigint not null,
+  position bigint not null,                       -- below 0: taken out
   id uuid not null,                               -- minted by the writer before its first try
   turn_id uuid not null,
   type text not null,                             -- LangChain's message type: human, ai, tool, system, ...
@@ -123,6 +129,9 @@ create table chat_history_turns (
   documents json,
   error text,
   metadata json,
+  alternative_id uuid,                            -- the alternative that it was taken out into; null: none
+  branched boolean not null default false,        -- some of its messages were taken out: it gets no more by its id
+  copied boolean not null default false,          -- of a fork: what it used was used once, by the original
   created_at timestamptz not null default clock_timestamp(),
   primary key (session_key, id),
   unique (session_key, ordinal),
@@ -132,6 +141,8 @@ create table chat_history_turns (
   constraint cost check (total_cost >= 0 and total_cost < 'Infinity')  -- NaN is above both
 );
 create index chat_history_turns_running on chat_history_turns (session_key) where status = 'running';
+create index chat_history_turns_alternative on chat_history_turns (session_key, alternative_id)
+  where alternative_id is not null;
 -- By the time at which a turn was held: as its caller says, else when it was stored.
 create index chat_history_turns_time on chat_history_turns (user_id, (coalesce(started_at, created_at)));
 -- Turns whose cost LangSmith is still to be asked for: none, where nothing is traced.
@@ -163,8 +174,25 @@ create table chat_history_feedback (
 create index chat_history_feedback_turn on chat_history_feedback (session_key, turn_id, key);
 create index chat_history_feedback_unsent on chat_history_feedback (user_id, refusals, updated_at) where unsent;
 
+-- What was taken out of a conversation, in order to say something else in its place. Its messages stay in the table of
+-- messages, at positions below 0, where nothing that reads a conversation meets them: the one at `position` is at
+-- `-parked`, the next at `-parked + 1`. They go when the session is pruned.
+create table chat_history_alternatives (
+  session_key uuid not null,
+  user_id text not null,
+  id uuid not null,
+  position bigint not null,                       -- of its first message, in the conversation
+  message_count bigint not null,
+  parked bigint not null,                         -- the session's counter when it was taken out
+  follows uuid,                                   -- the message that it follows; null: it begins the conversation
+  created_at timestamptz not null default clock_timestamp(),
+  primary key (session_key, id),
+  foreign key (session_key, user_id) references chat_history_sessions (session_key, user_id) on delete cascade
+);
+
 alter table chat_history_sessions enable row level security;
 alter table chat_history_messages enable row level security;
 alter table chat_history_turns enable row level security;
 alter table chat_history_feedback enable row level security;
+alter table chat_history_alternatives enable row level security;
 alter table chat_history_migrations enable row level security;

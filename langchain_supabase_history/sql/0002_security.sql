@@ -48,6 +48,11 @@ create policy owner on chat_history_feedback
   with check (user_id = (select chat_history_user()) and exists (
     select from chat_history_sessions s
       where s.session_key = chat_history_feedback.session_key and s.user_id = chat_history_feedback.user_id));
+create policy owner on chat_history_alternatives
+  using (user_id = (select chat_history_user()))
+  with check (user_id = (select chat_history_user()) and exists (
+    select from chat_history_sessions s
+      where s.session_key = chat_history_alternatives.session_key and s.user_id = chat_history_alternatives.user_id));
 
 -- The ledger says which migrations are applied, which is no secret; it is read and never written.
 create policy version on chat_history_migrations for select using (true);

@@ -196,11 +196,12 @@ begin
     session, json_build_object('id', call -> 'id', 'status', 'running', 'started_at', call -> 'started_at',
                                'trace_id', call -> 'trace_id', 'run_id', call -> 'run_id', 'project', call -> 'project'),
     null, call -> 'question');
-  if begun.ordinal <= session.cleared_turn then
-    raise exception 'the session was cleared after the question was asked' using errcode = 'PT409';
+  if begun.ordinal <= session.cleared_turn or begun.alternative_id is not null then
+    raise exception 'the session was cleared or taken back after the question was asked' using errcode = 'PT409';
   end if;
   if begun.ordinal > session.last_turn then
-    update chat_history_sessions s set last_turn = begun.ordinal, updated_at = clock_timestamp(), deleted_at = null
+    update chat_history_sessions s set
+        last_turn = begun.ordinal, turn_count = s.turn_count + 1, updated_at = clock_timestamp(), deleted_at = null
       where s.session_key = session.session_key;
   end if;
   return query select l.type, l.data from chat_history_load_rows(

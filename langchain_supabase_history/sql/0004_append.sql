@@ -22,13 +22,14 @@ declare
   edited alias for $4;         -- the question as it is in the end, where it has changed; null where not
   question json;
   turn_ordinal bigint;
+  taken_out boolean;
   whole chat_history_batch;
 begin
   -- By its key alone: with a condition on the ordinal too, the planner may walk the session's turns by that.
-  select t.question, t.ordinal into question, turn_ordinal from chat_history_turns t
-    where t.session_key = session.session_key and t.id = turn_id;
-  if turn_ordinal is null or turn_ordinal <= session.cleared_turn then
-    raise exception 'the session was cleared or deleted after the question was asked' using errcode = 'PT409';
+  select t.question, t.ordinal, t.alternative_id is not null into question, turn_ordinal, taken_out
+    from chat_history_turns t where t.session_key = session.session_key and t.id = turn_id;
+  if turn_ordinal is null or turn_ordinal <= session.cleared_turn or taken_out then
+    raise exception 'the session was taken back, cleared or deleted after the question was asked' using errcode = 'PT409';
   end if;
   if question is null then
     return answer;
@@ -83,11 +84,19 @@ begin
   if cardinality(known) <> (select count(distinct k) from unnest(known) k) then  -- for new ids the unique key does it
     raise exception 'the same message id stands twice in one call' using errcode = 'PT409';
   end if;
+  if cardinality(known) < cardinality(ids) and exists (
+    select from chat_history_messages m where m.session_key = of_session and m.id = any (known) and m.position < 0)
+  then
+    raise exception 'one of these messages was taken out of the conversation' using errcode = 'PT409';
+  end if;
   return (
-    select json_agg(json_build_object('id', m.id, 'position', m.position, 'turn_id', m.turn_id,
-                                      'created_at', m.created_at))
-      from (select * from chat_history_messages m where m.session_key = of_session and m.id = any (known)
-              order by m.position) m);
+    select json_agg(json_build_object('id', m.id, 'position', m.shown_position, 'turn_id', m.turn_id,
+                                      'created_at', m.created_at) order by m.shown_position)
+      from (select *, case when m.position > 0 then m.position else coalesce((
+                select a.position + a.parked + m.position from chat_history_alternatives a
+                  where a.session_key = of_session and m.position between -a.parked and a.message_count - a.parked - 1),
+                -m.position) end as shown_position
+              from chat_history_messages m where m.session_key = of_session and m.id = any (known)) m);
 end
 $$;
 
@@ -160,6 +169,7 @@ declare
   session chat_history_sessions;
   known json;
   current_turn chat_history_turns;
+  counted numeric;             -- the tokens that the turn used, as far as they were known before
   opens boolean := false;      -- whether the first of the new messages is the first of its turn
   at timestamptz;
 begin
@@ -200,7 +210,7 @@ begin
   end if;
   if chat_history_append.epoch < (case when replay then session.epoch else session.erased_epoch end)
      and (added > 0 or known is null) then
-    raise exception 'the session was cleared or deleted after these messages were made' using errcode = 'PT409';
+    raise exception 'the session was taken back, cleared or deleted after these messages were made' using errcode = 'PT409';
   end if;
   if replace and added > 0 then
     perform chat_history_clear(session.session_id, chat_history_append.user_id);
@@ -208,15 +218,26 @@ begin
   end if;
 
   if call is not null then
+    if call ->> 'total_tokens' is not null then
+      select t.total_tokens into counted from chat_history_turns t
+        where t.session_key = of_session and t.id = (call ->> 'id')::uuid;
+    end if;
     current_turn := chat_history_put_turn(session, call, case when added > 0 then session.last_position + 1 end, null);
     if added > 0 and current_turn.ordinal <= session.cleared_turn then
       raise exception 'the turn was cleared' using errcode = 'PT409';
+    elsif added > 0 and (current_turn.alternative_id is not null or current_turn.branched) then
+      raise exception 'the turn was taken out of the conversation' using errcode = 'PT409';
+    end if;
+    if call ->> 'total_tokens' is not null and current_turn.alternative_id is null
+       and current_turn.ordinal > session.cleared_turn then
+      session.total_tokens := coalesce(session.total_tokens, 0) + current_turn.total_tokens - coalesce(counted, 0);
     end if;
     opens := current_turn.first_position = session.last_position + 1;
     if current_turn.first_position <= session.last_position and chat_history_show_turn(current_turn) then
       session.revision := session.revision + 1;
     end if;
-    if added > 0 or current_turn.ordinal >= session.last_turn then  -- news of an older turn make it no newer
+    -- News of an older turn, or of one that was taken out, make it no newer.
+    if added > 0 or current_turn.ordinal >= session.last_turn and current_turn.alternative_id is null then
       session.last_turn_id := current_turn.id;
     end if;
     session.last_turn := greatest(session.last_turn, current_turn.ordinal);
@@ -251,6 +272,7 @@ begin
     update chat_history_sessions s set
         last_position = s.last_position + added, message_count = s.message_count + added,
         last_turn = session.last_turn, last_turn_id = session.last_turn_id,
+        turn_count = s.turn_count + session.last_turn - s.last_turn, total_tokens = session.total_tokens,
         revision = session.revision, updated_at = at, deleted_at = null
       where s.session_key = of_session;
   end if;

@@ -76,12 +76,13 @@ begin
     into items, counted, last
     from (
       (select * from chat_history_turns t
-         where newest_first and t.session_key = of_session and t.ordinal > hidden
+         where newest_first and t.session_key = of_session and t.ordinal > hidden and t.alternative_id is null
            and t.ordinal < coalesce(after, 9223372036854775807)
          order by t.ordinal desc limit page_size)
       union all
       (select * from chat_history_turns t
          where newest_first is not true and t.session_key = of_session and t.ordinal > greatest(hidden, after)
+           and t.alternative_id is null
          order by t.ordinal limit page_size)) t;
   return json_build_object('items', coalesce(items, '[]'), 'next', case when counted = page_size then last end);
 end

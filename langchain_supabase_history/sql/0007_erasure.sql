@@ -24,7 +24,10 @@ begin
   session.cleared_position := session.last_position;
   session.cleared_turn := session.last_turn;
   session.last_turn_id := null;
+  session.cleared_parked := session.parked;
   session.message_count := 0;
+  session.turn_count := 0;
+  session.total_tokens := null;
   session.updated_at := clock_timestamp();
   session.epoch := session.epoch + 1;
   session.erased_epoch := session.epoch;
@@ -41,7 +44,8 @@ language sql set search_path from current as $$
       forked_from = $1.forked_from, deleted_at = $1.deleted_at,
       updated_at = $1.updated_at, cleared_position = $1.cleared_position,
       cleared_turn = $1.cleared_turn, last_turn_id = $1.last_turn_id,
-      message_count = $1.message_count, epoch = $1.epoch, revision = $1.revision,
+      message_count = $1.message_count, turn_count = $1.turn_count, total_tokens = $1.total_tokens,
+      cleared_parked = $1.cleared_parked, epoch = $1.epoch, revision = $1.revision,
       erased_epoch = $1.erased_epoch, erased_by = $1.erased_by, erased_count = $1.erased_count,
       erased_turn_id = $1.erased_turn_id
     where s.session_key = $1.session_key and s.revision <> $1.revision
@@ -91,7 +95,8 @@ $$;
 -- with the feedback on them. The caller has locked the session's row. Answers {"messages", "turns", "feedback": how many
 -- rows, "more": whether the limit was reached}.
 --
--- Turns go once all hidden messages are gone: a hidden turn has no message that is not hidden.
+-- What was taken out of the conversation goes with it. Turns go once all hidden messages are gone: a hidden turn has no
+-- message that is not hidden.
 create function chat_history_sweep(chat_history_sessions, integer) returns json
 language plpgsql set search_path from current as $$
 declare
@@ -116,10 +121,14 @@ begin
   messages := cardinality(message_ids);
   if upto is null then
     select coalesce(array_agg(h.id), '{}') into turn_ids from (
-      select t.id from chat_history_turns t
-        where t.session_key = session.session_key and (everything or t.ordinal <= session.cleared_turn)
-          and t.id is distinct from session.last_turn_id  -- the next append may join it
-        order by t.ordinal limit most - messages) h;
+      (select t.id from chat_history_turns t
+         where t.session_key = session.session_key and (everything or t.ordinal <= session.cleared_turn)
+           and t.id is distinct from session.last_turn_id  -- the next append may join it
+         order by t.ordinal limit most - messages)
+      union
+      (select t.id from chat_history_turns t
+         where t.session_key = session.session_key and t.alternative_id is not null limit most - messages)
+      limit most - messages) h;
   end if;
   more := coalesce(messages + cardinality(turn_ids) >= most, false);
 
@@ -127,6 +136,7 @@ begin
     where f.session_key = session.session_key and (f.turn_id = any (turn_ids)
       or f.turn_id = any (turns_of_messages) and f.message_id = any (message_ids) or everything and not more);
   get diagnostics feedback = row_count;
+  delete from chat_history_alternatives a where a.session_key = session.session_key;  -- all of them are hidden now
   delete from chat_history_messages m where m.session_key = session.session_key and m.position <= coalesce(upto, hidden);
   delete from chat_history_turns t where t.session_key = session.session_key and t.id = any (turn_ids);
   return json_build_object('messages', messages, 'turns', cardinality(turn_ids), 'feedback', feedback, 'more', more);

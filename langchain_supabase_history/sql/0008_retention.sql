@@ -17,6 +17,7 @@ declare
   oldest record;
   turn_start bigint;
   hidden bigint;
+  before bigint;
 begin
   select m.position, m.turn_id into oldest from chat_history_messages m
     where m.session_key = session.session_key and m.position > session.cleared_position
@@ -31,6 +32,8 @@ begin
     return session;
   end if;
   session.message_count := session.message_count - hidden;
+  session.cleared_parked := session.parked;
+  before := session.cleared_turn;
   session.cleared_position := oldest.position - 1;
   -- The turns that are kept: those of the messages that are, the one that the next append may join, and those that
   -- run and may hold a question; a day later they run no more.
@@ -44,6 +47,10 @@ begin
     (select min(t.ordinal) from chat_history_turns t
        where t.session_key = session.session_key and t.status = 'running'
          and t.created_at > clock_timestamp() - interval '1 day')));
+  select session.turn_count - count(*), nullif(session.total_tokens - coalesce(sum(t.total_tokens), 0), 0)
+    into session.turn_count, session.total_tokens from chat_history_turns t
+    where t.session_key = session.session_key and t.ordinal > before and t.ordinal <= session.cleared_turn
+      and t.alternative_id is null;
   session.epoch := session.epoch + 1;
   session.revision := session.revision + 1;
   return session;
@@ -64,13 +71,14 @@ begin
     where m.session_key = session.session_key and (everything or m.position <= session.cleared_position);
   select count(*) into turns from chat_history_turns t
     where t.session_key = session.session_key
-      and (everything or t.ordinal <= session.cleared_turn and t.id is distinct from session.last_turn_id);
+      and (everything or t.alternative_id is not null
+        or t.ordinal <= session.cleared_turn and t.id is distinct from session.last_turn_id);
   select count(*) into feedback from chat_history_feedback f
     where f.session_key = session.session_key and (everything
       or exists (
         select from chat_history_turns t
-          where t.session_key = f.session_key and t.id = f.turn_id
-            and t.ordinal <= session.cleared_turn and t.id is distinct from session.last_turn_id)
+          where t.session_key = f.session_key and t.id = f.turn_id and (t.alternative_id is not null
+            or t.ordinal <= session.cleared_turn and t.id is distinct from session.last_turn_id))
       or exists (
         select from chat_history_messages m
           where m.session_key = f.session_key and m.id = f.message_id and m.position <= session.cleared_position));
@@ -78,7 +86,7 @@ begin
 end
 $$;
 
--- Remove one batch of what need not be kept. What `clear` has hidden always goes; further
+-- Remove one batch of what need not be kept. What `clear` has hidden always goes, and what was taken out; further
 --
 --   idle_for   sessions without a write for so long: they are deleted, and stay as tombstones without content
 --   keep_messages   of each session all but so many of the newest messages
@@ -132,13 +140,16 @@ begin
       where (everyone or s.user_id = owner) and s.session_key > last
         and s.session_key <= coalesce(stop, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
         and (s.deleted_at is null and (s.updated_at < idle_before or s.message_count > keep_messages)
-          or s.cleared_position > 0 and exists (
+          or (s.cleared_position > 0 or s.parked > 0) and exists (
             select from chat_history_messages m
               where m.session_key = s.session_key and m.position <= s.cleared_position)
           or s.cleared_turn > 0 and exists (
             select from chat_history_turns t
               where t.session_key = s.session_key and t.ordinal <= s.cleared_turn
-                and t.id is distinct from s.last_turn_id))
+                and t.id is distinct from s.last_turn_id)
+          or s.parked > 0 and exists (
+            select from chat_history_turns t
+              where t.session_key = s.session_key and t.alternative_id is not null))
       order by s.session_key limit stride
   loop
     if spent >= batch then

@@ -10,12 +10,12 @@
 
 -- The text parts of a message's payload, without images, tool calls and the like; '' where there are none. A payload
 -- that PostgreSQL cannot read (another program may have written a lone surrogate) has no text.
-create function chat_history_text(json) returns text
+create function chat_history_text(data json) returns text
 language plpgsql immutable set search_path from current as $$
 declare
   content json;
 begin
-  content := $1 -> 'content';
+  content := data -> 'content';
   return case json_typeof(content)
     when 'string' then content #>> '{}'
     -- Text with NUL or lone surrogates is an object: {"$type": "str", "value": "... \\uXXXX ..."}.
@@ -31,9 +31,9 @@ end
 $$;
 
 -- Text as it is compared: without case and accents. Everything is built in, no extension is needed.
-create function chat_history_fold(text) returns text
+create function chat_history_fold(value text) returns text
 language sql immutable strict parallel safe set search_path from current as $$
-  select lower(normalize(regexp_replace(normalize($1, NFD), U&'[\0300-\036F]', '', 'g'), NFC))
+  select lower(normalize(regexp_replace(normalize(value, NFD), U&'[\0300-\036F]', '', 'g'), NFC))
 $$;
 
 -- Text on one line, cut at a word where it has more characters than the second argument; null where it has none.
@@ -71,23 +71,19 @@ language plpgsql stable set search_path from current as $$
 declare
   session alias for $1;
   excerpt text;
-  turns bigint;
-  tokens bigint;
 begin
   select chat_history_shorten(chat_history_text(m.data), 200) into excerpt
     from (select * from chat_history_messages m
             where m.session_key = session.session_key and m.position > session.cleared_position
             order by m.position desc limit 10) m
     where m.type in ('human', 'ai') and chat_history_text(m.data) ~ '\S' order by m.position desc limit 1;
-  select count(*), sum(t.total_tokens) into turns, tokens from chat_history_turns t
-    where t.session_key = session.session_key and t.ordinal > session.cleared_turn;
   return json_build_object(
     'session_id', session.session_id, 'user_id', nullif(session.user_id, ''),
     'title', coalesce(session.title, chat_history_first_question(session)), 'metadata', session.metadata,
     'created_at', session.created_at, 'updated_at', session.updated_at, 'message_count', session.message_count,
     'last_position', session.last_position, 'epoch', session.epoch, 'revision', session.revision,
-    'tags', session.tags, 'pinned', session.pinned, 'archived', session.archived, 'turn_count', turns,
-    'total_tokens', tokens, 'excerpt', excerpt, 'forked_from', session.forked_from);
+    'tags', session.tags, 'pinned', session.pinned, 'archived', session.archived, 'turn_count', session.turn_count,
+    'total_tokens', session.total_tokens, 'excerpt', excerpt, 'forked_from', session.forked_from);
 end
 $$;
 

@@ -82,6 +82,7 @@ declare
   session chat_history_sessions;
   known json;
   current_turn chat_history_turns;
+  counted numeric;             -- the tokens that the turn used, as far as they were known before
   opens boolean := false;      -- whether the first of the new messages is the first of its turn
   at timestamptz;
 begin
@@ -122,7 +123,7 @@ begin
   end if;
   if chat_history_append.epoch < (case when replay then session.epoch else session.erased_epoch end)
      and (added > 0 or known is null) then
-    raise exception 'the session was cleared or deleted after these messages were made' using errcode = 'PT409';
+    raise exception 'the session was taken back, cleared or deleted after these messages were made' using errcode = 'PT409';
   end if;
   if replace and added > 0 then
     perform chat_history_clear(session.session_id, chat_history_append.user_id);
@@ -130,15 +131,26 @@ begin
   end if;
 
   if call is not null then
+    if call ->> 'total_tokens' is not null then
+      select t.total_tokens into counted from chat_history_turns t
+        where t.session_key = of_session and t.id = (call ->> 'id')::uuid;
+    end if;
     current_turn := chat_history_put_turn(session, call, case when added > 0 then session.last_position + 1 end, null);
     if added > 0 and current_turn.ordinal <= session.cleared_turn then
       raise exception 'the turn was cleared' using errcode = 'PT409';
+    elsif added > 0 and (current_turn.alternative_id is not null or current_turn.branched) then
+      raise exception 'the turn was taken out of the conversation' using errcode = 'PT409';
+    end if;
+    if call ->> 'total_tokens' is not null and current_turn.alternative_id is null
+       and current_turn.ordinal > session.cleared_turn then
+      session.total_tokens := coalesce(session.total_tokens, 0) + current_turn.total_tokens - coalesce(counted, 0);
     end if;
     opens := current_turn.first_position = session.last_position + 1;
     if current_turn.first_position <= session.last_position and chat_history_show_turn(current_turn) then
       session.revision := session.revision + 1;
     end if;
-    if added > 0 or current_turn.ordinal >= session.last_turn then  -- news of an older turn make it no newer
+    -- News of an older turn, or of one that was taken out, make it no newer.
+    if added > 0 or current_turn.ordinal >= session.last_turn and current_turn.alternative_id is null then
       session.last_turn_id := current_turn.id;
     end if;
     session.last_turn := greatest(session.last_turn, current_turn.ordinal);
@@ -173,6 +185,7 @@ begin
     update chat_history_sessions s set
         last_position = s.last_position + added, message_count = s.message_count + added,
         last_turn = session.last_turn, last_turn_id = session.last_turn_id,
+        turn_count = s.turn_count + session.last_turn - s.last_turn, total_tokens = session.total_tokens,
         revision = session.revision, updated_at = at, deleted_at = null
       where s.session_key = of_session;
   end if;
@@ -216,11 +229,12 @@ begin
     session, json_build_object('id', call -> 'id', 'status', 'running', 'started_at', call -> 'started_at',
                                'trace_id', call -> 'trace_id', 'run_id', call -> 'run_id', 'project', call -> 'project'),
     null, call -> 'question');
-  if begun.ordinal <= session.cleared_turn then
-    raise exception 'the session was cleared after the question was asked' using errcode = 'PT409';
+  if begun.ordinal <= session.cleared_turn or begun.alternative_id is not null then
+    raise exception 'the session was cleared or taken back after the question was asked' using errcode = 'PT409';
   end if;
   if begun.ordinal > session.last_turn then
-    update chat_history_sessions s set last_turn = begun.ordinal, updated_at = clock_timestamp(), deleted_at = null
+    update chat_history_sessions s set
+        last_turn = begun.ordinal, turn_count = s.turn_count + 1, updated_at = clock_timestamp(), deleted_at = null
       where s.session_key = session.session_key;
   end if;
   return query select l.type, l.data from chat_history_load_rows(
@@ -258,6 +272,11 @@ CREATE TABLE public.chat_history_sessions (
     cleared_position bigint DEFAULT 0 NOT NULL,
     cleared_turn bigint DEFAULT 0 NOT NULL,
     message_count bigint DEFAULT 0 NOT NULL,
+    turn_count bigint DEFAULT 0 NOT NULL,
+    total_tokens numeric,
+    parked bigint DEFAULT 0 NOT NULL,
+    cleared_parked bigint DEFAULT 0 NOT NULL,
+    branched_by uuid,
     epoch integer DEFAULT 0 NOT NULL,
     erased_epoch integer DEFAULT 0 NOT NULL,
     erased_by uuid,
@@ -420,7 +439,10 @@ begin
   session.cleared_position := session.last_position;
   session.cleared_turn := session.last_turn;
   session.last_turn_id := null;
+  session.cleared_parked := session.parked;
   session.message_count := 0;
+  session.turn_count := 0;
+  session.total_tokens := null;
   session.updated_at := clock_timestamp();
   session.epoch := session.epoch + 1;
   session.erased_epoch := session.epoch;
@@ -508,12 +530,12 @@ CREATE FUNCTION public.chat_history_first_question(public.chat_history_sessions)
     where m.type = 'human' order by m.position limit 1
 $_$;
 
-CREATE FUNCTION public.chat_history_fold(text) RETURNS text
+CREATE FUNCTION public.chat_history_fold(value text) RETURNS text
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     SET search_path TO 'public', 'pg_temp'
-    AS $_$
-  select lower(normalize(regexp_replace(normalize($1, NFD), U&'[\0300-\036F]', '', 'g'), NFC))
-$_$;
+    AS $$
+  select lower(normalize(regexp_replace(normalize(value, NFD), U&'[\0300-\036F]', '', 'g'), NFC))
+$$;
 
 CREATE FUNCTION public.chat_history_get_session(session_id text, user_id text DEFAULT NULL::text) RETURNS json
     LANGUAGE plpgsql STABLE
@@ -645,13 +667,14 @@ begin
     where m.session_key = session.session_key and (everything or m.position <= session.cleared_position);
   select count(*) into turns from chat_history_turns t
     where t.session_key = session.session_key
-      and (everything or t.ordinal <= session.cleared_turn and t.id is distinct from session.last_turn_id);
+      and (everything or t.alternative_id is not null
+        or t.ordinal <= session.cleared_turn and t.id is distinct from session.last_turn_id);
   select count(*) into feedback from chat_history_feedback f
     where f.session_key = session.session_key and (everything
       or exists (
         select from chat_history_turns t
-          where t.session_key = f.session_key and t.id = f.turn_id
-            and t.ordinal <= session.cleared_turn and t.id is distinct from session.last_turn_id)
+          where t.session_key = f.session_key and t.id = f.turn_id and (t.alternative_id is not null
+            or t.ordinal <= session.cleared_turn and t.id is distinct from session.last_turn_id))
       or exists (
         select from chat_history_messages m
           where m.session_key = f.session_key and m.id = f.message_id and m.position <= session.cleared_position));
@@ -704,6 +727,9 @@ CREATE TABLE public.chat_history_turns (
     documents json,
     error text,
     metadata json,
+    alternative_id uuid,
+    branched boolean DEFAULT false NOT NULL,
+    copied boolean DEFAULT false NOT NULL,
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     CONSTRAINT cost CHECK (((total_cost >= (0)::numeric) AND (total_cost < 'Infinity'::numeric))),
     CONSTRAINT counts CHECK ((LEAST(input_tokens, output_tokens, total_tokens) >= 0)),
@@ -772,11 +798,19 @@ begin
   if cardinality(known) <> (select count(distinct k) from unnest(known) k) then  -- for new ids the unique key does it
     raise exception 'the same message id stands twice in one call' using errcode = 'PT409';
   end if;
+  if cardinality(known) < cardinality(ids) and exists (
+    select from chat_history_messages m where m.session_key = of_session and m.id = any (known) and m.position < 0)
+  then
+    raise exception 'one of these messages was taken out of the conversation' using errcode = 'PT409';
+  end if;
   return (
-    select json_agg(json_build_object('id', m.id, 'position', m.position, 'turn_id', m.turn_id,
-                                      'created_at', m.created_at))
-      from (select * from chat_history_messages m where m.session_key = of_session and m.id = any (known)
-              order by m.position) m);
+    select json_agg(json_build_object('id', m.id, 'position', m.shown_position, 'turn_id', m.turn_id,
+                                      'created_at', m.created_at) order by m.shown_position)
+      from (select *, case when m.position > 0 then m.position else coalesce((
+                select a.position + a.parked + m.position from chat_history_alternatives a
+                  where a.session_key = of_session and m.position between -a.parked and a.message_count - a.parked - 1),
+                -m.position) end as shown_position
+              from chat_history_messages m where m.session_key = of_session and m.id = any (known)) m);
 end
 $_$;
 
@@ -938,12 +972,13 @@ begin
     into items, counted, last
     from (
       (select * from chat_history_turns t
-         where newest_first and t.session_key = of_session and t.ordinal > hidden
+         where newest_first and t.session_key = of_session and t.ordinal > hidden and t.alternative_id is null
            and t.ordinal < coalesce(after, 9223372036854775807)
          order by t.ordinal desc limit page_size)
       union all
       (select * from chat_history_turns t
          where newest_first is not true and t.session_key = of_session and t.ordinal > greatest(hidden, after)
+           and t.alternative_id is null
          order by t.ordinal limit page_size)) t;
   return json_build_object('items', coalesce(items, '[]'), 'next', case when counted = page_size then last end);
 end
@@ -1178,13 +1213,16 @@ begin
       where (everyone or s.user_id = owner) and s.session_key > last
         and s.session_key <= coalesce(stop, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
         and (s.deleted_at is null and (s.updated_at < idle_before or s.message_count > keep_messages)
-          or s.cleared_position > 0 and exists (
+          or (s.cleared_position > 0 or s.parked > 0) and exists (
             select from chat_history_messages m
               where m.session_key = s.session_key and m.position <= s.cleared_position)
           or s.cleared_turn > 0 and exists (
             select from chat_history_turns t
               where t.session_key = s.session_key and t.ordinal <= s.cleared_turn
-                and t.id is distinct from s.last_turn_id))
+                and t.id is distinct from s.last_turn_id)
+          or s.parked > 0 and exists (
+            select from chat_history_turns t
+              where t.session_key = s.session_key and t.alternative_id is not null))
       order by s.session_key limit stride
   loop
     if spent >= batch then
@@ -1339,7 +1377,8 @@ CREATE FUNCTION public.chat_history_settle(public.chat_history_sessions) RETURNS
       forked_from = $1.forked_from, deleted_at = $1.deleted_at,
       updated_at = $1.updated_at, cleared_position = $1.cleared_position,
       cleared_turn = $1.cleared_turn, last_turn_id = $1.last_turn_id,
-      message_count = $1.message_count, epoch = $1.epoch, revision = $1.revision,
+      message_count = $1.message_count, turn_count = $1.turn_count, total_tokens = $1.total_tokens,
+      cleared_parked = $1.cleared_parked, epoch = $1.epoch, revision = $1.revision,
       erased_epoch = $1.erased_epoch, erased_by = $1.erased_by, erased_count = $1.erased_count,
       erased_turn_id = $1.erased_turn_id
     where s.session_key = $1.session_key and s.revision <> $1.revision
@@ -1373,23 +1412,19 @@ CREATE FUNCTION public.chat_history_show_session(public.chat_history_sessions) R
 declare
   session alias for $1;
   excerpt text;
-  turns bigint;
-  tokens bigint;
 begin
   select chat_history_shorten(chat_history_text(m.data), 200) into excerpt
     from (select * from chat_history_messages m
             where m.session_key = session.session_key and m.position > session.cleared_position
             order by m.position desc limit 10) m
     where m.type in ('human', 'ai') and chat_history_text(m.data) ~ '\S' order by m.position desc limit 1;
-  select count(*), sum(t.total_tokens) into turns, tokens from chat_history_turns t
-    where t.session_key = session.session_key and t.ordinal > session.cleared_turn;
   return json_build_object(
     'session_id', session.session_id, 'user_id', nullif(session.user_id, ''),
     'title', coalesce(session.title, chat_history_first_question(session)), 'metadata', session.metadata,
     'created_at', session.created_at, 'updated_at', session.updated_at, 'message_count', session.message_count,
     'last_position', session.last_position, 'epoch', session.epoch, 'revision', session.revision,
-    'tags', session.tags, 'pinned', session.pinned, 'archived', session.archived, 'turn_count', turns,
-    'total_tokens', tokens, 'excerpt', excerpt, 'forked_from', session.forked_from);
+    'tags', session.tags, 'pinned', session.pinned, 'archived', session.archived, 'turn_count', session.turn_count,
+    'total_tokens', session.total_tokens, 'excerpt', excerpt, 'forked_from', session.forked_from);
 end
 $_$;
 
@@ -1431,10 +1466,14 @@ begin
   messages := cardinality(message_ids);
   if upto is null then
     select coalesce(array_agg(h.id), '{}') into turn_ids from (
-      select t.id from chat_history_turns t
-        where t.session_key = session.session_key and (everything or t.ordinal <= session.cleared_turn)
-          and t.id is distinct from session.last_turn_id  -- the next append may join it
-        order by t.ordinal limit most - messages) h;
+      (select t.id from chat_history_turns t
+         where t.session_key = session.session_key and (everything or t.ordinal <= session.cleared_turn)
+           and t.id is distinct from session.last_turn_id  -- the next append may join it
+         order by t.ordinal limit most - messages)
+      union
+      (select t.id from chat_history_turns t
+         where t.session_key = session.session_key and t.alternative_id is not null limit most - messages)
+      limit most - messages) h;
   end if;
   more := coalesce(messages + cardinality(turn_ids) >= most, false);
 
@@ -1442,6 +1481,7 @@ begin
     where f.session_key = session.session_key and (f.turn_id = any (turn_ids)
       or f.turn_id = any (turns_of_messages) and f.message_id = any (message_ids) or everything and not more);
   get diagnostics feedback = row_count;
+  delete from chat_history_alternatives a where a.session_key = session.session_key;  -- all of them are hidden now
   delete from chat_history_messages m where m.session_key = session.session_key and m.position <= coalesce(upto, hidden);
   delete from chat_history_turns t where t.session_key = session.session_key and t.id = any (turn_ids);
   return json_build_object('messages', messages, 'turns', cardinality(turn_ids), 'feedback', feedback, 'more', more);
@@ -1459,13 +1499,14 @@ declare
   edited alias for $4;         -- the question as it is in the end, where it has changed; null where not
   question json;
   turn_ordinal bigint;
+  taken_out boolean;
   whole chat_history_batch;
 begin
   -- By its key alone: with a condition on the ordinal too, the planner may walk the session's turns by that.
-  select t.question, t.ordinal into question, turn_ordinal from chat_history_turns t
-    where t.session_key = session.session_key and t.id = turn_id;
-  if turn_ordinal is null or turn_ordinal <= session.cleared_turn then
-    raise exception 'the session was cleared or deleted after the question was asked' using errcode = 'PT409';
+  select t.question, t.ordinal, t.alternative_id is not null into question, turn_ordinal, taken_out
+    from chat_history_turns t where t.session_key = session.session_key and t.id = turn_id;
+  if turn_ordinal is null or turn_ordinal <= session.cleared_turn or taken_out then
+    raise exception 'the session was taken back, cleared or deleted after the question was asked' using errcode = 'PT409';
   end if;
   if question is null then
     return answer;
@@ -1479,14 +1520,14 @@ begin
 end
 $_$;
 
-CREATE FUNCTION public.chat_history_text(json) RETURNS text
+CREATE FUNCTION public.chat_history_text(data json) RETURNS text
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'public', 'pg_temp'
     AS $_$
 declare
   content json;
 begin
-  content := $1 -> 'content';
+  content := data -> 'content';
   return case json_typeof(content)
     when 'string' then content #>> '{}'
     -- Text with NUL or lone surrogates is an object: {"$type": "str", "value": "... \\uXXXX ..."}.
@@ -1511,6 +1552,7 @@ declare
   oldest record;
   turn_start bigint;
   hidden bigint;
+  before bigint;
 begin
   select m.position, m.turn_id into oldest from chat_history_messages m
     where m.session_key = session.session_key and m.position > session.cleared_position
@@ -1525,6 +1567,8 @@ begin
     return session;
   end if;
   session.message_count := session.message_count - hidden;
+  session.cleared_parked := session.parked;
+  before := session.cleared_turn;
   session.cleared_position := oldest.position - 1;
   -- The turns that are kept: those of the messages that are, the one that the next append may join, and those that
   -- run and may hold a question; a day later they run no more.
@@ -1538,6 +1582,10 @@ begin
     (select min(t.ordinal) from chat_history_turns t
        where t.session_key = session.session_key and t.status = 'running'
          and t.created_at > clock_timestamp() - interval '1 day')));
+  select session.turn_count - count(*), nullif(session.total_tokens - coalesce(sum(t.total_tokens), 0), 0)
+    into session.turn_count, session.total_tokens from chat_history_turns t
+    where t.session_key = session.session_key and t.ordinal > before and t.ordinal <= session.cleared_turn
+      and t.alternative_id is null;
   session.epoch := session.epoch + 1;
   session.revision := session.revision + 1;
   return session;
@@ -1786,6 +1834,17 @@ begin
 end
 $_$;
 
+CREATE TABLE public.chat_history_alternatives (
+    session_key uuid NOT NULL,
+    user_id text NOT NULL,
+    id uuid NOT NULL,
+    "position" bigint NOT NULL,
+    message_count bigint NOT NULL,
+    parked bigint NOT NULL,
+    follows uuid,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
 CREATE VIEW public.chat_history_daily_usage WITH (security_invoker='true') AS
  SELECT ((COALESCE(started_at, created_at) AT TIME ZONE 'UTC'::text))::date AS day,
     NULLIF(user_id, ''::text) AS user_id,
@@ -1854,6 +1913,9 @@ SELECT
     NULL::timestamp with time zone AS first_turn_at,
     NULL::timestamp with time zone AS last_turn_at;
 
+ALTER TABLE ONLY public.chat_history_alternatives
+    ADD CONSTRAINT chat_history_alternatives_pkey PRIMARY KEY (session_key, id);
+
 ALTER TABLE ONLY public.chat_history_feedback
     ADD CONSTRAINT chat_history_feedback_pkey PRIMARY KEY (session_key, id);
 
@@ -1897,6 +1959,8 @@ CREATE INDEX chat_history_sessions_live ON public.chat_history_sessions USING bt
 
 CREATE INDEX chat_history_sessions_user ON public.chat_history_sessions USING btree (user_id, session_key);
 
+CREATE INDEX chat_history_turns_alternative ON public.chat_history_turns USING btree (session_key, alternative_id) WHERE (alternative_id IS NOT NULL);
+
 CREATE INDEX chat_history_turns_running ON public.chat_history_turns USING btree (session_key) WHERE (status = 'running'::text);
 
 CREATE INDEX chat_history_turns_time ON public.chat_history_turns USING btree (user_id, COALESCE(started_at, created_at));
@@ -1921,6 +1985,9 @@ CREATE OR REPLACE VIEW public.chat_history_session_usage WITH (security_invoker=
   WHERE (s.deleted_at IS NULL)
   GROUP BY s.session_key;
 
+ALTER TABLE ONLY public.chat_history_alternatives
+    ADD CONSTRAINT chat_history_alternatives_session_key_user_id_fkey FOREIGN KEY (session_key, user_id) REFERENCES public.chat_history_sessions(session_key, user_id) ON DELETE CASCADE;
+
 ALTER TABLE ONLY public.chat_history_feedback
     ADD CONSTRAINT chat_history_feedback_session_key_user_id_fkey FOREIGN KEY (session_key, user_id) REFERENCES public.chat_history_sessions(session_key, user_id) ON DELETE CASCADE;
 
@@ -1929,6 +1996,8 @@ ALTER TABLE ONLY public.chat_history_messages
 
 ALTER TABLE ONLY public.chat_history_turns
     ADD CONSTRAINT chat_history_turns_session_key_user_id_fkey FOREIGN KEY (session_key, user_id) REFERENCES public.chat_history_sessions(session_key, user_id) ON DELETE CASCADE;
+
+ALTER TABLE public.chat_history_alternatives ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.chat_history_feedback ENABLE ROW LEVEL SECURITY;
 
@@ -1939,6 +2008,10 @@ ALTER TABLE public.chat_history_migrations ENABLE ROW LEVEL SECURITY;
 ALTER TABLE public.chat_history_sessions ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.chat_history_turns ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY owner ON public.chat_history_alternatives USING ((user_id = ( SELECT public.chat_history_user() AS chat_history_user))) WITH CHECK (((user_id = ( SELECT public.chat_history_user() AS chat_history_user)) AND (EXISTS ( SELECT
+   FROM public.chat_history_sessions s
+  WHERE ((s.session_key = chat_history_alternatives.session_key) AND (s.user_id = chat_history_alternatives.user_id))))));
 
 CREATE POLICY owner ON public.chat_history_feedback USING ((user_id = ( SELECT public.chat_history_user() AS chat_history_user))) WITH CHECK (((user_id = ( SELECT public.chat_history_user() AS chat_history_user)) AND (EXISTS ( SELECT
    FROM public.chat_history_sessions s
