@@ -9,15 +9,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
-from langchain_core.messages import AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable
 from langchain_core.runnables.base import RunnableBindingBase
 
-from .shapes import as_messages, joined
-
-INTERRUPT: Final = "__interrupt__"
+from .shapes import INTERRUPT, as_messages, joined
 
 
 def graph_of(runnable: Runnable[Any, Any]) -> Any | None:
@@ -43,12 +41,27 @@ def has_checkpointer(graph: Any, config: Mapping[str, Any]) -> bool:
     return thread_id is not None and getattr(graph, "checkpointer", None) not in (None, False, True)
 
 
-def is_resume(graph: Any | None, input: Any) -> bool:
-    """Whether an input goes on with an interrupted run: a `Command`, or nothing at all."""
-    if graph is None:
-        return False
+def is_command(input: Any) -> bool:
+    """Whether an input is LangGraph's `Command`."""
     types = sys.modules.get("langgraph.types")
-    return input is None or (types is not None and isinstance(input, types.Command))
+    return types is not None and isinstance(input, types.Command)
+
+
+def is_resume(graph: Any | None, input: Any) -> bool:
+    """Whether an input goes on with an interrupted run: a `Command` without messages, or nothing at all."""
+    if input is None:
+        return graph is not None
+    return is_command(input) and (input.resume is not None or not isinstance(input.update, dict))
+
+
+def has_channel(graph: Any, name: str) -> bool:
+    """Whether the graph's state has a field of this name."""
+    return name in getattr(graph, "channels", ())
+
+
+def as_invoked(graph: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments to stream with in place of `invoke`, which gives the state's output fields if not told others."""
+    return {"stream_mode": "values", "output_keys": graph.output_channels, **arguments}
 
 
 class Modes:
@@ -96,39 +109,47 @@ class GraphState:
     """A graph's state as its stream has shown it.
 
     Attributes:
+        key: The state's field with the messages.
         values: The latest state of the outermost graph; None before it has streamed one.
-        interrupts: Why it stopped, where it waits for a person.
-        key: The state's key with the messages.
+        is_interrupted: Whether it stopped to be resumed.
+        interrupts: What it asks a person, where it stopped for one.
     """
 
     key: str = "messages"
     values: Any = None
+    is_interrupted: bool = False
     interrupts: list[Any] = field(default_factory=list)
-    _partial: dict[str | None, list[AIMessageChunk]] = field(default_factory=dict)
+    _partial: dict[str | None, list[AIMessage]] = field(default_factory=dict)
 
     def observe(self, event: Event, *, shown: bool = True) -> None:
         """Take in a chunk; `shown`: whether the application gets it too."""
         payload = event.payload
         if event.mode == "messages":
-            if shown and isinstance(payload, (tuple, list)) and isinstance(payload[0], AIMessageChunk):
-                self._partial.setdefault(payload[0].id, []).append(payload[0])
-        elif not event.namespace and event.mode == "values":
-            if event.interrupts and not self.interrupts:
-                self.interrupts.append(None)  # `version="v2"` tells it with the state
+            message, metadata = payload
+            if shown and isinstance(message, AIMessage) and not metadata.get("lc_source"):  # a summary, say
+                self._partial.setdefault(message.id, []).append(message)
+        elif event.namespace:
+            return
+        elif event.mode == "values":
+            self.is_interrupted = self.is_interrupted or event.interrupts  # `version="v2"` tells it with the state
             if isinstance(payload, dict) and INTERRUPT in payload:
                 payload = {name: value for name, value in payload.items() if name != INTERRUPT}
             self.values = payload
-        elif not event.namespace and event.mode == "updates" and isinstance(payload, dict):
-            self.interrupts += payload.get(INTERRUPT) or ()
+            self._partial.clear()  # what these have become is in the state now
+        elif event.mode == "updates" and isinstance(payload, dict) and INTERRUPT in payload:
+            self.is_interrupted = True  # at a breakpoint there is nothing to ask
+            self.interrupts += payload[INTERRUPT] or ()
 
     def messages(self) -> list[BaseMessage] | None:
         """The messages in the state; None where it has none."""
-        found = self.values.get(self.key) if isinstance(self.values, dict) else None
+        found = self.values.get(self.key) if isinstance(self.values, dict) else getattr(self.values, self.key, None)
+        if isinstance(self.values, list):  # that field alone was asked for
+            found = self.values
         return None if found is None else as_messages(found if isinstance(found, list) else [found])
 
     def partial(self, known: Sequence[BaseMessage]) -> list[BaseMessage]:
         """What was shown, token by token, of messages that are not in the state yet."""
-        ids = {message.id for message in known}
+        ids = {message.id for message in known if message.id}
         found = [joined(chunks) for id, chunks in self._partial.items() if id not in ids]
         return [message for message in found if isinstance(message, BaseMessage) and message.content]
 

@@ -23,7 +23,7 @@ from ..operations.scope import Scope
 from ..operations.sessions import clear
 from ..records import Loaded, StoredMessage, Turn, Window
 from .progress import Progress
-from .shapes import is_cut
+from .shapes import is_cut, with_blocks_joined
 
 _shared: Operations | None = None
 _shared_lock = threading.Lock()
@@ -160,7 +160,7 @@ class SupabaseChatMessageHistory(BaseChatMessageHistory):
         self._forget()
 
     def _append(self, messages: Sequence[BaseMessage], replace: bool = False) -> Call[list[StoredMessage]] | None:
-        messages = check_messages(messages)
+        messages = with_blocks_joined(check_messages(messages))
         turn = self._turn(messages, replace)
         if turn is not None and self._progress is not None:
             messages = self._progress.completed(messages)

@@ -7,6 +7,7 @@ a turn that fails, is cut short, or is killed with its process is recorded, with
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -15,10 +16,12 @@ from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackMa
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.utils import ConfigurableFieldSpec
+from langchain_core.utils.pydantic import create_model_v2
+from pydantic import BaseModel
 
 from ..errors import InvalidInput
 from ..operations.base import Operations
-from .graphs import Modes, bound_arguments, graph_of, has_checkpointer
+from .graphs import Modes, as_invoked, bound_arguments, graph_of, has_checkpointer
 from .shapes import as_messages, joined
 from .turn import Keys, OpenTurn
 
@@ -90,10 +93,17 @@ class RunnableWithHistory(Runnable[Any, Any]):
         ]
         return [*(spec for spec in self.bound.config_specs if spec.id not in (name, "user_id")), *own]
 
-    @property
-    def InputType(self) -> Any:  # noqa: N802 - LangChain's name
-        """A question; with `input_messages_key`, a dictionary that has it."""
-        return dict[str, Any] if self.keys.input else str
+    def get_input_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
+        """A question; with `input_messages_key`, the runnable's own fields but the history, with the question's."""
+        if self.keys.input is None:
+            return create_model_v2("Question", root=(str, ...), module_name=self.__class__.__module__)
+        fields: dict[str, Any] = {}
+        with contextlib.suppress(Exception):  # a runnable need not describe its input
+            own: dict[str, Any] = getattr(self.bound.get_input_schema(config), "model_fields", {})
+            fields = {name: (field.annotation, field) for name, field in own.items() if name != "root"}
+        fields = {name: field for name, field in fields.items() if name != self.keys.history}
+        fields[self.keys.input] = (str | list[Any], ...)
+        return create_model_v2("Question", field_definitions=fields, module_name=self.__class__.__module__)
 
     def __repr__(self) -> str:
         return f"RunnableWithHistory({self.bound!r:.200}, {self.store!r})"
@@ -102,28 +112,32 @@ class RunnableWithHistory(Runnable[Any, Any]):
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Run one turn."""
-        return self._call_with_config(self._invoke, input, config, **kwargs)
+        return self._call_with_config(partial(self._invoke, self._turn(config)), input, config, **kwargs)
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Async version of `invoke`."""
-        return await self._acall_with_config(self._ainvoke, input, config, **kwargs)
+        return await self._acall_with_config(partial(self._ainvoke, self._turn(config)), input, config, **kwargs)
 
     def _invoke(
-        self, input: Any, run_manager: CallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
+        self,
+        turn: OpenTurn,
+        input: Any,
+        run_manager: CallbackManagerForChainRun,
+        config: RunnableConfig,
+        **kwargs: Any,
     ) -> Any:
-        turn = self._turn()
         try:
             turn.begin(input, config)
             child = turn.child_config(config, run_manager)
-            if turn.is_inside_itself(config):
+            if turn.is_inside_itself():
                 return self.bound.invoke(input, child, **kwargs)
-            loaded = turn.store.run(turn.opening())
-            given = turn.given(input, loaded, self._kept(turn, child))
+            kept = self._kept(turn, child)
+            given = turn.given(input, turn.store.run(turn.opening(kept)), kept)
             if turn.graph is None or kwargs.get("version") == "v2":
                 output = self.bound.invoke(given, child, **kwargs)
                 turn.add(output)
             else:
-                shown = list(self._stream_graph(turn, given, child, {"stream_mode": "values", **kwargs}))
+                shown = list(self._stream_graph(turn, given, child, as_invoked(turn.graph, kwargs)))
                 output = turn.state.output() if kwargs.get("stream_mode", "values") == "values" else shown
             turn.save()
             return output
@@ -132,21 +146,25 @@ class RunnableWithHistory(Runnable[Any, Any]):
             raise
 
     async def _ainvoke(
-        self, input: Any, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig, **kwargs: Any
+        self,
+        turn: OpenTurn,
+        input: Any,
+        run_manager: AsyncCallbackManagerForChainRun,
+        config: RunnableConfig,
+        **kwargs: Any,
     ) -> Any:
-        turn = self._turn()
         try:
             turn.begin(input, config)
             child = turn.child_config(config, run_manager)
-            if turn.is_inside_itself(config):
+            if turn.is_inside_itself():
                 return await self.bound.ainvoke(input, child, **kwargs)
-            loaded = await turn.store.arun(turn.opening())
-            given = turn.given(input, loaded, await self._akept(turn, child))
+            kept = await self._akept(turn, child)
+            given = turn.given(input, await turn.store.arun(turn.opening(kept)), kept)
             if turn.graph is None or kwargs.get("version") == "v2":
                 output = await self.bound.ainvoke(given, child, **kwargs)
                 turn.add(output)
             else:
-                stream = self._astream_graph(turn, given, child, {"stream_mode": "values", **kwargs})
+                stream = self._astream_graph(turn, given, child, as_invoked(turn.graph, kwargs))
                 shown = [chunk async for chunk in stream]
                 output = turn.state.output() if kwargs.get("stream_mode", "values") == "values" else shown
             await turn.asave()
@@ -155,8 +173,8 @@ class RunnableWithHistory(Runnable[Any, Any]):
             await turn.afail(error)
             raise
 
-    def _turn(self) -> OpenTurn:
-        return OpenTurn(self.keys, self.store, graph_of(self.bound))
+    def _turn(self, config: RunnableConfig | None) -> OpenTurn:
+        return OpenTurn(self.keys, self.store, graph_of(self.bound), config)
 
     # --- stream. The outer generator is where a consumer that stops early, or a cancelled task, is noticed.
 
@@ -179,7 +197,7 @@ class RunnableWithHistory(Runnable[Any, Any]):
 
     def transform(self, input: Iterator[Any], config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
         """Run one turn on an input that arrives in chunks."""
-        turn = self._turn()
+        turn = self._turn(config)
         try:
             yield from self._transform_stream_with_config(input, partial(self._transform, turn), config, **kwargs)
         except BaseException as error:
@@ -190,7 +208,7 @@ class RunnableWithHistory(Runnable[Any, Any]):
         self, input: AsyncIterator[Any], config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[Any]:
         """Async version of `transform`."""
-        turn = self._turn()
+        turn = self._turn(config)
         stream = self._atransform_stream_with_config(input, partial(self._atransform, turn), config, **kwargs)
         try:
             async for chunk in stream:
@@ -212,11 +230,11 @@ class RunnableWithHistory(Runnable[Any, Any]):
         input = joined(list(chunks))
         turn.begin(input, config)
         child = turn.child_config(config, run_manager)
-        if turn.is_inside_itself(config):
+        if turn.is_inside_itself():
             yield from self.bound.stream(input, child, **kwargs)
             return
-        loaded = turn.store.run(turn.opening())
-        given = turn.given(input, loaded, self._kept(turn, child))
+        kept = self._kept(turn, child)
+        given = turn.given(input, turn.store.run(turn.opening(kept)), kept)
         if turn.graph is not None:
             yield from self._stream_graph(turn, given, child, kwargs)
         else:
@@ -236,12 +254,12 @@ class RunnableWithHistory(Runnable[Any, Any]):
         input = joined([chunk async for chunk in chunks])
         turn.begin(input, config)
         child = turn.child_config(config, run_manager)
-        passes_through = turn.is_inside_itself(config)
+        passes_through = turn.is_inside_itself()
         if passes_through:
             stream = self.bound.astream(input, child, **kwargs)
         else:
-            loaded = await turn.store.arun(turn.opening())
-            given = turn.given(input, loaded, await self._akept(turn, child))
+            kept = await self._akept(turn, child)
+            given = turn.given(input, await turn.store.arun(turn.opening(kept)), kept)
             if turn.graph is not None:
                 stream = self._astream_graph(turn, given, child, kwargs)
             else:

@@ -13,7 +13,7 @@ import anyio
 from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import RunnableConfig, ensure_config
-from langchain_core.runnables.config import DEFAULT_RECURSION_LIMIT, patch_config
+from langchain_core.runnables.config import DEFAULT_RECURSION_LIMIT, patch_config, var_child_runnable_config
 
 from ..core.arguments import message_ids
 from ..core.call import Call, Plan
@@ -25,13 +25,16 @@ from ..operations.messages import append_call, begin_call, list_messages
 from ..operations.turns import list_turns
 from ..records import Loaded, Status, Turn
 from .audit import TurnAudit
-from .graphs import GraphState, is_resume
+from .graphs import GraphState, has_channel, is_command, is_resume
 from .progress import Progress
 from .shapes import (
+    INTERRUPT,
     answer_of,
     are_updates,
+    as_json,
     as_messages,
     folded,
+    in_the_end,
     is_raw_and_parsed,
     joined,
     new_messages,
@@ -71,9 +74,12 @@ class OpenTurn:
         keys: Where question, answer and history are.
         store: Where the conversation is.
         graph: The LangGraph graph that answers, if it is one.
+        config: The config that it is called with.
     """
 
-    def __init__(self, keys: Keys, store: Operations, graph: Any | None = None) -> None:
+    def __init__(
+        self, keys: Keys, store: Operations, graph: Any | None = None, config: RunnableConfig | None = None
+    ) -> None:
         self.keys = keys
         self.store = store
         self.graph = graph
@@ -82,14 +88,17 @@ class OpenTurn:
         self.session_id = ""
         self.progress = Progress(audit=TurnAudit(content=keys.document_content))
         self.question: list[BaseMessage] = []
-        self.shown: list[BaseMessage] = []  # the conversation so far, and the question
         self.messages: list[BaseMessage] = []  # what will be stored of it
+        self._history: list[BaseMessage] = []  # the conversation so far, as the runnable is shown it
+        self._around = tuple(_turns_around(config) + _turns_around(var_child_runnable_config.get()))
+        self._has_limit = config is not None and "recursion_limit" in config
         self._question_ids = message_ids(0)
         self._resumed: Turn | None = None
         self._epoch: int | None = None
         self._is_begun = False  # whether the question has surely arrived
         self._chunks: list[Any] = []
         self._shown_at: str | None = None  # where in the input the runnable was given them together
+        self._input_fields: set[str] = set()
 
     # --- in
 
@@ -105,28 +114,34 @@ class OpenTurn:
         if (user_id := configurable.get("user_id")) is not None:
             self.store = self.store.for_user(user_id)
         self.session_id = configurable[name]
+        self._input_fields = set(input) if isinstance(input, dict) else set()
         if not is_resume(self.graph, input):
-            question = self._at(input, self.keys.input, "input") if isinstance(input, dict) else input
-            self.question = as_messages(question)
-        if self.graph is not None:
-            self.question = with_ids(self.question)
-        self._question_ids = message_ids(len(self.question))
+            fields = input.update if is_command(input) else input
+            question = self._at(fields, self.keys.input, "input") if isinstance(fields, dict) else fields
+            # Copies: an agent writes ids into what it is given.
+            self.question = [message.model_copy() for message in as_messages(question)]
         self.progress.note_trace(self.session_id)
 
-    def is_inside_itself(self, config: RunnableConfig) -> bool:
+    def is_inside_itself(self) -> bool:
         """Whether a turn of the same session is running around this one."""
-        return self._identity() in (ensure_config(config).get("configurable", {}).get(_OPEN) or ())
+        return self._identity() in self._around
 
     def _identity(self) -> tuple[int, str | None, str]:
         return id(self.store.executor), self.store.scope.user_id, self.session_id
 
-    def opening(self) -> Plan[Loaded | None]:
+    def opening(self, kept: Sequence[BaseMessage] = ()) -> Plan[Loaded | None]:
         """Load the conversation; in the same round trip the question is left with the turn, should this be killed.
 
         A turn that is resumed is looked up instead: the graph itself has kept what it needs to go on.
+
+        Args:
+            kept: The messages that a graph's checkpointer has kept of it.
         """
         self.phase = Phase.ASKED
         if self.question:
+            if self.graph is not None:
+                self.question = with_ids(self.question, taken=kept)
+            self._question_ids = message_ids(len(self.question))
             turn = self.progress.turn([], "running")
             loaded: Loaded = yield begin_call(
                 self.store.scope, self.session_id, self.question, turn, ids=self._question_ids
@@ -146,7 +161,7 @@ class OpenTurn:
             self.progress.id = self._resumed.id
             self.question = self._resumed.question
         page = yield from list_messages(self.store.scope, self.session_id, limit=_NEWEST, newest_first=True)
-        self.shown = [*(stored.message for stored in reversed(page.items)), *self.question]
+        self._history = [stored.message for stored in reversed(page.items)]
 
     def given(self, input: Any, loaded: Loaded | None, kept: Sequence[BaseMessage] = ()) -> Any:
         """What the runnable is given: its input, with the conversation so far.
@@ -155,20 +170,25 @@ class OpenTurn:
             kept: The messages that a graph's checkpointer has kept of it, which are not given again.
         """
         if loaded is None:
+            self._history = [*self._history, *kept]
             return input
         history = [] if kept else history_before(loaded, self.question)
         asked = [message for message in self.question if message.type != "system" or message not in history[:1]]
         if self.graph is not None:
-            shown = with_ids([*history, *asked])
-            history, asked = shown[: len(history)], shown[len(history) :]
-        self.shown = [*kept, *history, *asked]
+            history = with_ids(history, taken=asked)
+        self._history = [*kept, *history]
+        if is_command(input):
+            return replace(input, update=self._fields(input.update, history, asked))
+        return self._fields(input, history, asked)
+
+    def _fields(self, input: Any, history: Sequence[BaseMessage], asked: Sequence[BaseMessage]) -> Any:
         if self.keys.history:
             fields = input if isinstance(input, dict) else {self.keys.input or "input": input}
-            return {**fields, self.keys.history: history}
+            return {**fields, self.keys.history: list(history)}
         if isinstance(input, dict):
             self._shown_at = self._key(input, self.keys.input, "input")
-        elif self.graph is not None:
-            input, self._shown_at = {}, self.state.key
+        elif has_channel(self.graph, name := self.keys.input or self.state.key):
+            input, self._shown_at = {}, name
         else:
             return [*history, *asked]
         self.state.key = self._shown_at
@@ -181,9 +201,8 @@ class OpenTurn:
         child = run_manager.get_child()
         assert self.progress.audit is not None
         child.add_handler(self.progress.audit)
-        around = ensure_config(config).get("configurable", {}).get(_OPEN) or ()
-        patched = patch_config(config, callbacks=child, configurable={_OPEN: (*around, self._identity())})
-        if patched.get("recursion_limit") == DEFAULT_RECURSION_LIMIT:
+        patched = patch_config(config, callbacks=child, configurable={_OPEN: (*self._around, self._identity())})
+        if patched.get("recursion_limit") == DEFAULT_RECURSION_LIMIT and not self._has_limit:
             del patched["recursion_limit"]  # LangChain's default, which would replace the runnable's own
         return patched
 
@@ -207,8 +226,11 @@ class OpenTurn:
         """Take in a chunk of the output, or all of it."""
         if self.graph is not None and hasattr(chunk, "interrupts"):  # `invoke` with `version="v2"`
             self.state.values, self.state.interrupts = chunk.value, list(chunk.interrupts)
-        else:
-            self._chunks.append(chunk)
+            self.state.is_interrupted = bool(chunk.interrupts)
+            return
+        if isinstance(chunk, dict) and INTERRUPT in chunk:
+            self.state.is_interrupted = True
+        self._chunks.append(chunk)
 
     def output(self) -> Any:
         """The output as it can be handed on with an error: whole, or, where its chunks do not go together, a list."""
@@ -225,24 +247,47 @@ class OpenTurn:
         Raises:
             InvalidMessage: There is none where one should be.
         """
-        if self.state.values is None and self.keys.output is None and are_updates(self._chunks):
-            return new_messages(folded(self.shown, self._chunks), self.shown, is_state=True)
+        if self.state.values is None and self.keys.answer is None and are_updates(self._chunks_of_answer()):
+            shown = [*self._history, *self.question]
+            return self._new(folded(shown, self._chunks_of_answer()), is_state=True)
         output = self.state.values if self.state.values is not None else joined(self._chunks)
+        is_state = self.graph is not None
         if self.keys.answer is not None:
             output = self.keys.answer(output)
         elif isinstance(output, dict) and not is_raw_and_parsed(output):
+            is_state = is_state or self._shown_at in output
             output = self._answer_in(output)
+        elif is_state and (messages := self.state.messages()) is not None:
+            output = messages
         if isinstance(output, str):  # a parser has taken it out of the model's message, usage and all
             return with_usage([AIMessage(content=output)], self.progress.answered())
-        return new_messages(answer_of(output), self.shown, is_state=self.graph is not None)
+        return self._new(answer_of(output), is_state=is_state)
+
+    def _new(self, messages: Sequence[BaseMessage], *, is_state: bool) -> list[BaseMessage]:
+        return new_messages(messages, self._history, self.question, is_state=is_state)
+
+    def _chunks_of_answer(self) -> list[Any]:
+        """The chunks, with `output_messages_key` what they have there: it may be a graph's among several runnables'."""
+        key = self.keys.output
+        found = [chunk[key] for chunk in self._chunks if isinstance(chunk, dict) and key in chunk]
+        return found or self._chunks
 
     def _answer_in(self, output: dict[str, Any]) -> Any:
         same = self.state.key if self.graph is not None else self._shown_at  # an agent gives its state as it took it
         same = same if same in output else None
+        if self.keys.output is None and same is None and self._is_structured(output):
+            return output
         found = self._at(output, self.keys.output or same, "output")
         if isinstance(found, dict) and isinstance(found.get("messages"), list):  # an agent's whole state
             return found["messages"]
         return found
+
+    def _is_structured(self, output: dict[str, Any]) -> bool:
+        """Whether a dictionary as a whole is an answer that a model was made to give, and not what a chain returns."""
+        if as_json(output) is None or "output" in output or not self._input_fields.isdisjoint(output):
+            return False
+        (one, *others) = output.values() or (None,)
+        return bool(others) or not (isinstance(one, (str, list)) or (isinstance(one, dict) and "messages" in one))
 
     # --- a turn that ends well
 
@@ -274,7 +319,7 @@ class OpenTurn:
             self.messages = self.question
             raise self._not_saved(error) from error
         try:
-            call = self._append("interrupted" if self.state.interrupts else "completed")
+            call = self._append("interrupted" if self.state.is_interrupted else "completed")
         except HistoryError as error:
             raise self._not_saved(error) from error
         self.phase = Phase.RECORDED
@@ -291,7 +336,14 @@ class OpenTurn:
 
     def _append(self, status: Status, error: str | None = None) -> Call[Any]:
         self.progress.note_trace(self.session_id)
-        answer = self.messages[len(self.question) :]
+        question, answer = self.question, self.messages[len(self.question) :]
+        if (state := self._state()) is not None and self._resumed is None:
+            question, answer = in_the_end(question, answer, state)
+            self.messages = [*question, *answer]
+        edited = None
+        if question != self.question:
+            ids = [*self._question_ids, *message_ids(max(0, len(question) - len(self._question_ids)))]
+            edited = list(zip(ids, question, strict=False))
         return append_call(
             self.store.scope,
             self.session_id,
@@ -299,8 +351,19 @@ class OpenTurn:
             turn=self._record(status, error),
             known_epoch=self._epoch,
             asked=bool(self.question),
-            question=self._edited_question(),
+            question=edited,
         )
+
+    def _state(self) -> list[BaseMessage] | None:
+        """The messages of the graph's state, where it is seen or can be computed."""
+        if self.state.values is None and are_updates(self._chunks_of_answer()):
+            return folded([*self._history, *self.question], self._chunks_of_answer())
+        if self.graph is None and self._shown_at is not None:
+            with contextlib.suppress(InvalidMessage):  # what came so far makes no value
+                output = joined(self._chunks)
+                found = output.get(self._shown_at) if isinstance(output, dict) else None
+                return as_messages(found) if isinstance(found, list) else None
+        return self.state.messages()
 
     def _record(self, status: Status, error: str | None) -> Turn:
         turn = self.progress.turn(self.messages, status, error)
@@ -313,15 +376,6 @@ class OpenTurn:
             if getattr(before, name) is not None
         }
         return replace(turn, started_at=before.started_at, **counts)
-
-    def _edited_question(self) -> list[tuple[Any, BaseMessage]] | None:
-        """The question with its row ids, as the graph's state has it in the end, where that has changed it."""
-        state = {message.id: message for message in self.state.messages() or () if message.id}
-        edited = [state.get(message.id, message) if message.id else message for message in self.question]
-        if self._resumed is not None or edited == self.question:
-            return None
-        self.messages = [*edited, *self.messages[len(self.question) :]]
-        return list(zip(self._question_ids, edited, strict=True))
 
     # --- a turn that fails or is cut short is recorded with what there is of it
 
@@ -357,11 +411,11 @@ class OpenTurn:
             state = self.state.messages()
             if state is not None:
                 partial = self.state.partial(state) if cut else []
-                return [*new_messages(state, self.shown, is_state=True), *partial]
+                return [*self._new(state, is_state=True), *partial]
             if cut and self._chunks:
                 return [message for message in self.answer() if message.content]
             if cut:
-                return self.state.partial(self.shown)
+                return self.state.partial(self._history)
         return []
 
     def _report(self, error: BaseException, unsaved: Exception) -> None:
@@ -407,6 +461,10 @@ class OpenTurn:
         if not task.cancelled() and isinstance(unsaved := task.exception(), Exception):
             self._report(cancelled, unsaved)
         raise cancelled
+
+
+def _turns_around(config: RunnableConfig | None) -> list[Any]:
+    return list(((config or {}).get("configurable") or {}).get(_OPEN) or ())
 
 
 def _again(call: Call[Any]) -> Call[Any]:

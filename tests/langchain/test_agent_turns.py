@@ -8,7 +8,7 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import pytest
 from langchain.agents import create_agent
@@ -19,17 +19,24 @@ from langchain.agents.middleware import (
     after_model,
     before_model,
 )
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.documents import Document
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, RemoveMessage, ToolMessage
+from langchain_core.output_parsers import JsonOutputParser
 from langchain_core.outputs import ChatGenerationChunk
-from langchain_core.runnables import RunnableGenerator, RunnableLambda, RunnableParallel
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import RunnableGenerator, RunnableLambda, RunnableParallel, RunnablePassthrough
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.config import get_config
+from langgraph.graph import START, StateGraph, add_messages
 from langgraph.graph.message import REMOVE_ALL_MESSAGES
 from langgraph.types import Command
 from pydantic import BaseModel
 
 from langchain_supabase_history import HistoryStore, InvalidInput, InvalidMessage, InvalidSession, NotSaved
+from langchain_supabase_history.operations.messages import append_call
 
 CALL = {"name": "clock", "args": {}, "id": "k1"}
 
@@ -202,15 +209,6 @@ def test_what_a_guard_withholds_is_not_stored(store: HistoryStore, session: str,
 
 
 @every_way
-def test_a_rewritten_question_repeats_nothing(store: HistoryStore, session: str, way: str) -> None:
-    bot = store.with_history(create_agent(model("a1", "a2", "a3"), [], middleware=[rewrite]))
-    for n in range(3):
-        RUNS[way](bot, question(f"q{n}"), config_of(session))
-    assert len(stored(store, session)) in (6, 9)
-    assert [line for line in stored(store, session) if line.startswith("ai")] == ["ai: a1", "ai: a2", "ai: a3"]
-
-
-@every_way
 def test_a_summary_is_nothing_that_was_said(store: HistoryStore, session: str, way: str) -> None:
     summing = SummarizationMiddleware(model(*["Summed up."] * 9), trigger=("messages", 6), keep=("messages", 2))
     answers = ["a0", "a1", AIMessage("I look.", tool_calls=[CALL]), "a2"]
@@ -354,7 +352,10 @@ ANSWERS: dict[str, tuple[Any, Any]] = {
     "blocks-in-a-dictionary": ({"output": BLOCKS}, BLOCKS),
     "pydantic": (City(name="Turin"), '{"name":"Turin"}'),
     "dataclass": (Town("Turin"), '{"name": "Turin"}'),
-    "prompt": ("Turin", "Turin"),
+    "dictionary": ({"name": "Turin", "bridges": ["Isabella"]}, '{"name": "Turin", "bridges": ["Isabella"]}'),
+    "objects": ([City(name="Turin"), City(name="Asti")], '[{"name": "Turin"}, {"name": "Asti"}]'),
+    "number": (42, "42"),
+    "text": ("Turin", "Turin"),
 }
 
 
@@ -370,8 +371,9 @@ def test_blocks_as_a_question_and_an_answer_of_ones_own(store: HistoryStore, ses
     bot = store.with_history(RunnableLambda(lambda _: {"a": 1, "b": 2}), answer=lambda out: f"a is {out['a']}")
     bot.invoke([{"type": "text", "text": "Which?"}], config_of(session))
     assert [(m.type, m.text) for m in store.load(session)] == [("human", "Which?"), ("ai", "a is 1")]
+    found = {"context": [Document("Turin is on the Po.")], "answer": "On the Po."}  # a chain's, and no object
     with pytest.raises(NotSaved, match="answer=function"):
-        store.with_history(RunnableLambda(lambda _: {"a": 1, "b": 2})).invoke("q", config_of(session))
+        store.with_history(RunnableLambda(lambda _: found)).invoke("q", config_of(session))
 
 
 # --- streams of mixed chunks
@@ -463,3 +465,201 @@ def test_another_key_names_the_session(store: HistoryStore, session: str) -> Non
     assert stored(store, session) == ["human: q", "ai: saw 1"]
     with pytest.raises(InvalidInput, match="session_key"):
         store.with_history(bot, session_key="")
+
+
+# --- edits under another id, and graphs within other runnables
+
+
+@every_way
+def test_a_question_that_is_replaced_is_stored_as_the_agent_has_it(store: HistoryStore, session: str, way: str) -> None:
+    bot = store.with_history(create_agent(model("a0", "a1", "a2"), [], middleware=[rewrite]))
+    for n in range(3):
+        RUNS[way](bot, question(f"q{n}"), config_of(session))
+    assert stored(store, session) == [line for n in range(3) for line in (f"human: [ctx] q{n}", f"ai: a{n}")]
+
+
+@before_model
+def trim_to_copies(state: Any, runtime: Any) -> Any:
+    kept = [m.model_copy(update={"id": None}) for m in state["messages"][-3:]]
+    return {"messages": [RemoveMessage(id=REMOVE_ALL_MESSAGES), *kept]}
+
+
+@every_way
+def test_copies_of_what_was_shown_are_not_new(store: HistoryStore, session: str, way: str) -> None:
+    bot = store.with_history(create_agent(model("a0", "a1", "a2"), [], middleware=[trim_to_copies]))
+    for n in range(3):
+        RUNS[way](bot, question(f"q{n}"), config_of(session))
+    assert stored(store, session) == [line for n in range(3) for line in (f"human: q{n}", f"ai: a{n}")]
+
+
+INSIDE: dict[str, Callable[[Any], Any]] = {
+    "sequence": lambda agent: RunnablePassthrough() | agent,
+    "function": lambda agent: RunnableLambda(lambda state: agent),
+    "bound": lambda agent: agent.bind().with_config(tags=["x"]),
+    "retry": lambda agent: agent.with_retry(),
+    "fallbacks": lambda agent: agent.with_fallbacks([RunnableLambda(lambda _: "no")]),
+}
+
+
+@pytest.mark.parametrize("inside", INSIDE)
+@pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream-default", "astream-default", "batch"])
+@pytest.mark.parametrize("edit", [censor, forget_old, rewrite, leave, PIIMiddleware("email")], ids=lambda m: m.name)
+def test_an_agent_inside_another_runnable(
+    postgres_store: HistoryStore, session: str, inside: str, way: str, edit: Any
+) -> None:
+    def turns(wrap: Callable[[Any], Any], session: str) -> list[str]:
+        agent = create_agent(model("a0 b@c.de", "a1", "a2"), [], middleware=[edit])
+        bot = postgres_store.with_history(wrap(agent), input_messages_key="messages")
+        for n in range(3):
+            RUNS[way](bot, question(f"q{n} a@b.com"), config_of(session))
+        return stored(postgres_store, session)
+
+    assert turns(INSIDE[inside], session) == turns(lambda agent: agent, f"{session}-bare")
+
+
+def test_an_interrupt_of_an_agent_inside_another_runnable(store: HistoryStore, session: str) -> None:
+    agent, config = payer(InMemorySaver()), config_of(session, thread_id=session)
+    for way in ("invoke", "stream-default"):
+        config = config_of(f"{session}-{way}", thread_id=f"{session}-{way}")
+        agent = payer(InMemorySaver())
+        RUNS[way](store.with_history(RunnablePassthrough() | agent), question("Pay 5."), config)
+        assert statuses(store, f"{session}-{way}") == ["interrupted"]
+        assert stored(store, f"{session}-{way}") == ["human: Pay 5.", "ai: I pay."]
+
+
+# --- what the runnable brings along, and how it is described
+
+
+def test_the_runnables_own_config_survives(store: HistoryStore, session: str) -> None:
+    seen: dict[str, Any] = {}
+
+    class Watch(BaseCallbackHandler):
+        def on_chain_start(self, *args: Any, **kwargs: Any) -> None:
+            seen["called"] = True
+
+    @before_model
+    def look(state: Any, runtime: Any) -> None:
+        seen.update(get_config())
+
+    own = {
+        "tags": ["mine"],
+        "metadata": {"team": "blue"},
+        "callbacks": [Watch()],
+        "configurable": {"tone": "kind"},
+        "recursion_limit": 77,
+    }
+    agent = create_agent(model("a"), [], middleware=[look]).with_config(own)
+    store.with_history(agent).invoke(question(), {**config_of(session), "tags": ["theirs"]})
+    assert {"mine", "theirs"} <= {*seen["tags"]}
+    assert seen["metadata"]["team"] == "blue"
+    assert (seen["configurable"]["tone"], seen["configurable"]["session_id"]) == ("kind", session)
+    assert (seen["recursion_limit"], seen["called"]) == (77, True)
+
+
+def test_a_limit_of_the_callers_own_holds(store: HistoryStore, session: str) -> None:
+    rounds = [AIMessage("", tool_calls=[{**CALL, "id": f"k{n}"}]) for n in range(20)]
+    bot = store.with_history(create_agent(model(*rounds, "Done."), [clock]))
+    with pytest.raises(RecursionError):
+        bot.invoke(question(), {**config_of(session), "recursion_limit": 25})
+
+
+def test_a_graph_gives_what_it_gives_without_history(store: HistoryStore, session: str) -> None:
+    class Inner(TypedDict):
+        messages: Annotated[list[Any], add_messages]
+        scratch: str
+
+    class Outer(TypedDict):
+        messages: Annotated[list[Any], add_messages]
+
+    graph = StateGraph(Inner, output_schema=Outer)
+    graph.add_node("say", lambda state: {"messages": [AIMessage("a")], "scratch": "hidden"})
+    graph.add_edge(START, "say")
+    compiled = graph.compile()
+    output = store.with_history(compiled).invoke(question(), config_of(session))
+    assert output.keys() == compiled.invoke(question()).keys() == {"messages"}
+    assert stored(store, session) == ["human: Time?", "ai: a"]
+
+
+def test_a_prompt_in_front(store: HistoryStore, session: str) -> None:
+    prompt = ChatPromptTemplate.from_messages([("human", "About {topic}?")])
+    chain = prompt | store.with_history(RunnableLambda(lambda m: f"saw {len(m)}"))
+    for way in ("invoke", "stream-default", "ainvoke"):
+        RUNS[way](chain, {"topic": "rivers"}, config_of(session))
+    assert stored(store, session)[::2] == ["human: About rivers?"] * 3
+    assert stored(store, session)[1::2] == ["ai: saw 1", "ai: saw 3", "ai: saw 5"]
+
+
+@pytest.mark.filterwarnings("ignore:This API is in beta")
+def test_as_a_tool(store: HistoryStore, session: str) -> None:
+    inner = store.with_history(
+        RunnableLambda(lambda given: f"{given['q']} {len(given['h'])}"),
+        input_messages_key="q",
+        history_messages_key="h",
+    )
+    bot = inner.as_tool(name="ask", description="Ask it.")
+    assert list(bot.args) == ["q"]
+    assert bot.invoke({"q": "Where?"}, config_of(session)) == "Where? 0"
+    plain = store.with_history(RunnableLambda(lambda m: f"saw {len(m)}")).as_tool(name="ask", description="Ask it.")
+    assert plain.invoke("Where?", config_of(session)) == "saw 3"
+    assert "RunnableLambda" in repr(inner)
+
+
+@pytest.mark.parametrize("way", ["invoke", "stream", "explicit"])
+def test_a_tool_that_asks_its_own_agents_session_passes_through(store: HistoryStore, session: str, way: str) -> None:
+    inner = store.with_history(RunnableLambda(lambda m: f"inner saw {m if isinstance(m, str) else len(m)}"))
+
+    def ask(_: Any) -> Any:
+        if way == "stream":
+            return "".join(inner.stream("sub"))
+        return inner.invoke("sub", config_of(session) if way == "explicit" else None)
+
+    store.with_history(RunnableLambda(ask)).invoke("q", config_of(session))
+    assert stored(store, session) == ["human: q", "ai: inner saw sub"]
+
+
+def test_what_a_model_was_made_to_give_is_shown_to_it_again(store: HistoryStore, session: str) -> None:
+    shown: list[list[BaseMessage]] = []
+
+    def answer(messages: list[BaseMessage]) -> dict[str, Any]:
+        shown.append(messages)
+        call = {"name": "City", "args": {"name": "Turin"}, "id": f"k{len(shown)}", "type": "tool_call"}
+        return {"raw": AIMessage("", tool_calls=[call]), "parsed": City(name="Turin"), "parsing_error": None}
+
+    bot = store.with_history(RunnableLambda(answer))
+    for _ in range(2):
+        bot.invoke("Which?", config_of(session))
+    assert [m.type for m in shown[1]] == ["human", "ai", "tool", "human"]
+    assert shown[1][1].tool_calls[0]["args"] == {"name": "Turin"}  # type: ignore[attr-defined]
+
+
+def test_a_parser_that_streams_what_it_has_so_far(store: HistoryStore, session: str) -> None:
+    whole = '{"name": "Turin", "rivers": ["Po", "Dora"]}'
+    bot = store.with_history(RunnableLambda(lambda m: AIMessage(whole)) | JsonOutputParser())
+    list(bot.stream("Which?", config_of(session)))
+    growing = streams({}, {"name": "Tu"}, {"name": "Turin"}, {"name": "Turin", "rivers": ["Po"]}, json.loads(whole))
+    list(store.with_history(growing).stream("Which?", config_of(session)))
+    objects = streams(City(name="Tu"), City(name="Turin"))
+    list(store.with_history(objects).stream("Which?", config_of(session)))
+    assert [m.text for m in store.load(session)][1::2] == [whole, whole, '{"name":"Turin"}']
+
+
+def test_a_command_that_brings_a_question(store: HistoryStore, session: str) -> None:
+    bot = store.with_history(create_agent(model("a0", "a1"), []))
+    bot.invoke(question("q0"), config_of(session))
+    bot.invoke(Command(update=question("q1")), config_of(session))
+    assert stored(store, session) == ["human: q0", "ai: a0", "human: q1", "ai: a1"]
+
+
+def test_an_edit_that_lies_among_the_messages_is_not_loaded(postgres_store: HistoryStore, session: str) -> None:
+    postgres_store.append(session, [HumanMessage("q"), AIMessage("a")])
+    call = append_call(postgres_store.scope, session, [AIMessage("x")])
+    call.args["types"] = ["remove"]
+    postgres_store.execute(call)
+    assert [m.type for m in postgres_store.load(session)] == ["human", "ai"]
+    assert len(postgres_store.messages(session).items) == 3
+
+
+def test_content_blocks_under_langchains_own_wrapper(store: HistoryStore, session: str) -> None:
+    history = store.get_session_history(session)
+    history.add_messages([HumanMessage("Which?"), *BLOCKS])  # type: ignore[list-item]
+    assert [(m.type, m.content) for m in store.load(session)] == [("human", "Which?"), ("ai", BLOCKS)]
