@@ -15,7 +15,8 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable
 from langchain_core.runnables.base import RunnableBindingBase
 
-from .shapes import INTERRUPT, as_messages, joined
+from .chunks import INTERRUPT, joined
+from .shapes import as_messages
 
 
 def graph_of(runnable: Runnable[Any, Any]) -> Any | None:
@@ -153,8 +154,10 @@ class GraphState:
         found = [joined(chunks) for id, chunks in self._partial.items() if id not in ids]
         return [message for message in found if isinstance(message, BaseMessage) and message.content]
 
-    def output(self) -> Any:
+    def output(self, version: str | None = None) -> Any:
         """What `invoke` gives."""
+        if version == "v2":
+            return sys.modules["langgraph.types"].GraphOutput(value=self.values, interrupts=tuple(self.interrupts))
         if not self.interrupts:
             return self.values
         values = self.values if isinstance(self.values, dict) else {}

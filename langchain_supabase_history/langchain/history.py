@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage, HumanMessage
@@ -22,8 +23,9 @@ from ..operations.messages import append_call, load_call
 from ..operations.scope import Scope
 from ..operations.sessions import clear
 from ..records import Loaded, StoredMessage, Turn, Window
+from .chunks import is_cut
 from .progress import Progress
-from .shapes import is_cut, with_blocks_joined
+from .shapes import with_blocks_joined
 
 _shared: Operations | None = None
 _shared_lock = threading.Lock()
@@ -36,6 +38,21 @@ def shared_store() -> Operations:
         if _shared is None:
             _shared = Operations(driver_from_env(), Scope())
         return _shared
+
+
+@dataclass
+class CurrentTurn:
+    """The turn that a history object is in, from its first read to its write.
+
+    Attributes:
+        progress: What is known of it; None before the first read.
+        loaded: What was read for it and is kept until the write; None where the next read asks the database.
+        is_wrapped: Whether it was read inside of `RunnableWithMessageHistory`.
+    """
+
+    progress: Progress | None = None
+    loaded: Loaded | None = None
+    is_wrapped: bool = False
 
 
 class SupabaseChatMessageHistory(BaseChatMessageHistory):
@@ -71,10 +88,8 @@ class SupabaseChatMessageHistory(BaseChatMessageHistory):
         store = shared_store() if store is None else store
         store = store if user_id is None else store.for_user(user_id)
         self._store = store if window is None else store.with_window(window)
-        self._keep = keep
-        self._kept: Loaded | None = None
-        self._progress: Progress | None = None
-        self._began_running = False
+        self._keeps_reads = keep
+        self._turn = CurrentTurn()
         self.last_error: HistoryError | None = None
         """Why the last write failed, or None. `RunnableWithMessageHistory` swallows what writing raises."""
 
@@ -86,18 +101,19 @@ class SupabaseChatMessageHistory(BaseChatMessageHistory):
         return config is not None and config.get("configurable", {}).get("message_history") is self
 
     def _take(self, loaded: Loaded) -> list[BaseMessage]:
-        if self._keep or self._running():
-            self._kept = loaded
+        if self._keeps_reads or self._running():
+            self._turn.loaded = loaded
         return list(loaded.messages)
 
     def _begin_read(self) -> list[BaseMessage] | None:
         """What was kept for this turn; None where the database must be asked, which begins a turn."""
         running = self._running()
-        kept = self._kept if self._keep or running else None
-        if self._progress is None or (kept is None and (running or not self._began_running)):
-            self._progress, self._began_running = Progress(), False
-        self._progress.note_trace(self.session_id)
-        self._began_running = self._began_running or running
+        turn = self._turn
+        kept = turn.loaded if self._keeps_reads or running else None
+        if turn.progress is None or (kept is None and (running or not turn.is_wrapped)):
+            turn.progress, turn.is_wrapped = Progress(), False
+        turn.progress.note_trace(self.session_id)
+        turn.is_wrapped = turn.is_wrapped or running
         return None if kept is None else list(kept.messages)
 
     @property
@@ -161,9 +177,9 @@ class SupabaseChatMessageHistory(BaseChatMessageHistory):
 
     def _append(self, messages: Sequence[BaseMessage], replace: bool = False) -> Call[list[StoredMessage]] | None:
         messages = with_blocks_joined(check_messages(messages))
-        turn = self._turn(messages, replace)
-        if turn is not None and self._progress is not None:
-            messages = self._progress.completed(messages)
+        turn = self._record(messages, replace)
+        if turn is not None and self._turn.progress is not None:
+            messages = self._turn.progress.completed(messages)
         if not messages and turn is None:
             return None
         return append_call(
@@ -172,16 +188,16 @@ class SupabaseChatMessageHistory(BaseChatMessageHistory):
             messages,
             turn=turn,
             replace=replace,
-            known_epoch=None if self._kept is None or replace else self._kept.epoch,
+            known_epoch=None if self._turn.loaded is None or replace else self._turn.loaded.epoch,
         )
 
-    def _turn(self, messages: Sequence[BaseMessage], replace: bool) -> Turn | None:
+    def _record(self, messages: Sequence[BaseMessage], replace: bool) -> Turn | None:
         """The turn that messages with a question in front open; None where they continue one, or are none at all."""
         messages = [message for message in messages if isinstance(message, BaseMessage)]
         first = next((message for message in messages if message.type != "system"), None)
         if not messages or not (replace or isinstance(first, HumanMessage)):
             return None
-        progress = self._progress or Progress()
+        progress = self._turn.progress or Progress()
         progress.note_trace(self.session_id)
         return progress.turn(messages, "interrupted" if self._cut(messages[-1]) else "completed")
 
@@ -192,11 +208,11 @@ class SupabaseChatMessageHistory(BaseChatMessageHistory):
         What the answer looks like decides only where no turn was running: a chat model without anything around it, or a
         generator, gives whole answers without a last chunk.
         """
-        return not self._running() if self._began_running else is_cut(answer)
+        return not self._running() if self._turn.is_wrapped else is_cut(answer)
 
     def _forget(self) -> None:
-        self._kept = self._progress = self.last_error = None
-        self._began_running = False
+        self._turn = CurrentTurn()
+        self.last_error = None
 
     def _failed(self, error: HistoryError, messages: Sequence[BaseMessage]) -> None:
         self.last_error = error

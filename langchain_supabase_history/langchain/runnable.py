@@ -21,9 +21,11 @@ from pydantic import BaseModel
 
 from ..errors import InvalidInput
 from ..operations.base import Operations
+from .chunks import joined
 from .graphs import Modes, as_invoked, bound_arguments, graph_of, has_checkpointer
-from .shapes import as_messages, joined
-from .turn import Keys, OpenTurn
+from .output import Keys
+from .shapes import as_messages
+from .turn import OpenTurn
 
 
 class RunnableWithHistory(Runnable[Any, Any]):
@@ -133,12 +135,12 @@ class RunnableWithHistory(Runnable[Any, Any]):
                 return self.bound.invoke(input, child, **kwargs)
             kept = self._kept(turn, child)
             given = turn.given(input, turn.store.run(turn.opening(kept)), kept)
-            if turn.graph is None or kwargs.get("version") == "v2":
+            if turn.graph is None:
                 output = self.bound.invoke(given, child, **kwargs)
-                turn.add(output)
+                turn.output.add(output)
             else:
                 shown = list(self._stream_graph(turn, given, child, as_invoked(turn.graph, kwargs)))
-                output = turn.state.output() if kwargs.get("stream_mode", "values") == "values" else shown
+                output = shown if "stream_mode" in kwargs else turn.output.state.output(kwargs.get("version"))
             turn.save()
             return output
         except BaseException as error:
@@ -160,13 +162,13 @@ class RunnableWithHistory(Runnable[Any, Any]):
                 return await self.bound.ainvoke(input, child, **kwargs)
             kept = await self._akept(turn, child)
             given = turn.given(input, await turn.store.arun(turn.opening(kept)), kept)
-            if turn.graph is None or kwargs.get("version") == "v2":
+            if turn.graph is None:
                 output = await self.bound.ainvoke(given, child, **kwargs)
-                turn.add(output)
+                turn.output.add(output)
             else:
                 stream = self._astream_graph(turn, given, child, as_invoked(turn.graph, kwargs))
                 shown = [chunk async for chunk in stream]
-                output = turn.state.output() if kwargs.get("stream_mode", "values") == "values" else shown
+                output = shown if "stream_mode" in kwargs else turn.output.state.output(kwargs.get("version"))
             await turn.asave()
             return output
         except BaseException as error:
@@ -239,7 +241,7 @@ class RunnableWithHistory(Runnable[Any, Any]):
             yield from self._stream_graph(turn, given, child, kwargs)
         else:
             for chunk in self.bound.stream(given, child, **kwargs):
-                turn.add(chunk)
+                turn.output.add(chunk)
                 yield chunk
         turn.save()
 
@@ -267,7 +269,7 @@ class RunnableWithHistory(Runnable[Any, Any]):
         try:
             async for chunk in stream:
                 if turn.graph is None and not passes_through:
-                    turn.add(chunk)
+                    turn.output.add(chunk)
                 yield chunk
         finally:
             if hasattr(stream, "aclose"):  # the model stops with its consumer, not when it is collected
@@ -284,7 +286,7 @@ class RunnableWithHistory(Runnable[Any, Any]):
         for chunk in self.bound.stream(given, config, **{**kwargs, **modes.arguments()}):
             event = modes.read(chunk)
             passed_on = modes.passed_on(event, chunk)
-            turn.state.observe(event, shown=bool(passed_on))
+            turn.output.state.observe(event, shown=bool(passed_on))
             yield from passed_on
 
     async def _astream_graph(
@@ -296,7 +298,7 @@ class RunnableWithHistory(Runnable[Any, Any]):
             async for chunk in stream:
                 event = modes.read(chunk)
                 passed_on = modes.passed_on(event, chunk)
-                turn.state.observe(event, shown=bool(passed_on))
+                turn.output.state.observe(event, shown=bool(passed_on))
                 for whole in passed_on:
                     yield whole
         finally:
