@@ -30,10 +30,14 @@ if TYPE_CHECKING:
     from .langchain.runnable import RunnableWithHistory as RunnableWithHistory
     from .migrations import migrate as migrate
     from .records import (
+        Alternative as Alternative,
         Feedback as Feedback,
         Page as Page,
         Pruned as Pruned,
+        Reassigned as Reassigned,
+        SearchHit as SearchHit,
         Session as Session,
+        Share as Share,
         StoredMessage as StoredMessage,
         Turn as Turn,
         Usage as Usage,
@@ -47,7 +51,7 @@ _MODULES = {
     "NotInstalled NotSaved OutboxFailed StatementTimeout StoreClosed Unavailable",
     "langchain.history": "SupabaseChatMessageHistory",
     "migrations": "migrate",
-    "records": "Feedback Page Pruned Session StoredMessage Turn Usage Window",
+    "records": "Alternative Feedback Page Pruned Reassigned SearchHit Session Share StoredMessage Turn Usage Window",
     "langchain.runnable": "RunnableWithHistory",
     "store": "HistoryStore",
 }

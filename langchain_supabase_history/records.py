@@ -180,6 +180,74 @@ class Pruned:
 
 
 @dataclass(frozen=True, slots=True)
+class SearchHit:
+    """A message that was found.
+
+    Attributes:
+        title: Of its session.
+        excerpt: The part of its text around what was found, as plain text: escape it like any other.
+        score: How well it matches; the higher the better, of no unit.
+        marks: What was found in the excerpt: (start, end) of each place, in characters.
+    """
+
+    session_id: str
+    user_id: str | None
+    title: str | None
+    message: StoredMessage
+    excerpt: str
+    score: float
+    marks: Sequence[tuple[int, int]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """Messages that were taken out of a conversation, and may be put back until it is pruned.
+
+    Attributes:
+        position: Of the first of them, in the conversation. Alternatives of one position that follow one message stand
+            for one another.
+        excerpt: The text of the first of them that has one, shortened.
+        follows: The row id of the message that they follow; None where they begin the conversation.
+    """
+
+    id: UUID
+    position: int
+    created_at: datetime
+    message_count: int
+    excerpt: str | None
+    follows: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reassigned:
+    """How much was handed over to another user, or would be.
+
+    Attributes:
+        messages: Those of the conversations as they stand.
+        renamed: Sessions that got a suffix, because the other user had one of their name.
+        dry_run: Whether this only tells what would be handed over.
+    """
+
+    sessions: int
+    messages: int
+    renamed: int
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A conversation as it stood, for whoever holds the token.
+
+    Attributes:
+        token: What to hand out. It is stored nowhere: kept by nobody, it is lost.
+        expires_at: Until when; None for no end.
+    """
+
+    token: str = field(repr=False)
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
     """Some of a listing. Iterating gives its items; `next_cursor` asks for the page after, None at the end."""
 

@@ -214,7 +214,7 @@ def on_table(table: str, columns: list[str], victim: Victim, own: Victim) -> Ite
     for label, user_id in (("as them", victim.user_id), ("as oneself", own.user_id)):
         row = {**ROWS[table](victim), "session_key": victim.key, "user_id": user_id}
         names, marks = ", ".join(row), ", ".join(["%s"] * len(row))
-        values = tuple(json.dumps(v) if isinstance(v, dict) else v for v in row.values())
+        values = tuple(json.dumps(v) if isinstance(v, (dict, list)) else v for v in row.values())
         insert = f"insert into {table} ({names}) values ({marks})"
         yield Request(f"insert {label} into {table}", insert, values, "POST", table, row)
         conflict = "session_key" if table == "chat_history_sessions" else "session_key, " + KEYS[table]
@@ -284,12 +284,14 @@ ROWS: dict[str, Any] = {
         "ordinal": 99,
     },
     "chat_history_alternatives": lambda v: {"id": str(uuid.uuid4()), "position": 1, "message_count": 1, "parked": 1},
+    "chat_history_shares": lambda v: {"token_hash": "\\x00", "messages": []},
 }
 KEYS = {
     "chat_history_messages": "position",
     "chat_history_turns": "id",
     "chat_history_feedback": "id",
     "chat_history_alternatives": "id",
+    "chat_history_shares": "token_hash",
 }
 
 
@@ -324,7 +326,7 @@ def on_function(function: Function, victim: Victim, own: Victim, refused: str | 
     yield _call(function, "naming them", victim, victim.user_id, victim.row, refused if function.names_a_user else None)
     if function.names_a_user:
         yield _call(function, "naming oneself", victim, own.user_id, {**victim.row, "user_id": own.user_id}, None)
-        if function.name != "chat_history_owner":  # it must be told
+        if function.name not in ("chat_history_owner", "chat_history_callers_owner"):  # they must be told
             yield _call(function, "naming nobody", victim, None, victim.row, None)
     else:
         hidden = {"cleared_position": 99, "cleared_turn": 99, "revision": 99, "title": None}
@@ -377,6 +379,9 @@ def _value(function: str, name: str, kind: str, victim: Victim, user_id: str | N
         return {**row, "id": victim.turn_id, "status": "failed", "first_position": 1}
     if kind.endswith("chat_history_feedback"):
         return {**row, "id": str(uuid.uuid4()), "turn_id": victim.turn_id, "key": "helpful"}
+    if kind.endswith("chat_history_alternatives"):
+        place = {"id": str(uuid.uuid4()), "position": 1, "message_count": 1, "parked": 1}
+        return {"session_key": victim.key, "user_id": row["user_id"], **place, "follows": victim.message_id}
     if kind.endswith("chat_history_batch"):
         return {"ids": [str(uuid.uuid4())], "types": ["human"], "data": [{"content": "slipped in"}], "tokens": [1]}
     if not name:
@@ -410,6 +415,13 @@ def _value(function: str, name: str, kind: str, victim: Victim, user_id: str | N
         "changes": {"title": "renamed", "metadata": {"a": None}},
         "metadata": {},
         "sort": "activity",
+        "new_session_id": "copy",
+        "token_hash": "0" * 64,
+        "to_user_id": user_id,
+        "from_user_id": victim.user_id,
+        "alternative": victim.turn_id,
+        "before": 1,
+        "n": 1,
         "extra_role": "authenticated",
     }
     if name in by_name:

@@ -14,7 +14,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.utils.uuid import uuid7
 
 from ..errors import InvalidInput, InvalidMessage, InvalidSession
-from ..records import Status, Turn
+from ..records import Status, StoredMessage, Turn
 from . import values
 from .call import Json
 
@@ -117,24 +117,42 @@ def check_cursor(value: object) -> int | None:
     return int(value)
 
 
-def check_keyset(value: object, order: str) -> Json | None:
-    """The place in a listing by `order` that a page's `next_cursor` stands for, or None."""
+def check_keyset(value: object, order: str, numbers: Sequence[str] = ()) -> Json | None:
+    """The place in a listing by `order` that a page's `next_cursor` stands for, or None.
+
+    Args:
+        value: The cursor.
+        order: The order of the listing.
+        numbers: What a place consists of besides a time or text (`at`) and a session's key.
+    """
     if value is None:
         return None
     try:
-        found_order, at, key = orjson.loads(base64.urlsafe_b64decode(value if isinstance(value, str) else ""))
+        found_order, place = orjson.loads(base64.urlsafe_b64decode(value if isinstance(value, str) else ""))
+        at = place["at"]
         if found_order != order or not isinstance(at, str) or not values.is_plain(at):
             raise ValueError
         if order != "title":
             datetime.fromisoformat(at)
-        return Json(orjson.dumps({"at": at, "key": str(uuid.UUID(key))}))
-    except (AttributeError, TypeError, ValueError):  # not ours, whatever it is
+        for name in numbers:
+            check_number(place[name], name)
+        return Json(orjson.dumps({**place, "key": str(uuid.UUID(place["key"]))}))
+    except (AttributeError, KeyError, TypeError, ValueError):  # not ours, whatever it is
         raise InvalidSession("cursor must be the next_cursor of a page of this listing, in the same order.") from None
 
 
 def keyset_cursor(order: str, place: dict[str, Any]) -> str:
     """The `next_cursor` for a place in a listing, which `check_keyset` takes."""
-    return base64.urlsafe_b64encode(orjson.dumps([order, place["at"], place["key"]])).decode()
+    return base64.urlsafe_b64encode(orjson.dumps([order, place])).decode()
+
+
+def check_place(value: object, name: str) -> tuple[int | None, str | None]:
+    """A message of a conversation: by its position, or by the row id of a `StoredMessage`."""
+    if isinstance(value, StoredMessage):
+        return None, str(check_uuid(value.id, f"{name}.id"))
+    if type(value) is not int or not 1 <= value < 2**63:
+        raise InvalidInput(f"{name} must be a StoredMessage or a position from 1 on.")
+    return value, None
 
 
 def check_metadata(value: object) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from langchain_core.messages import BaseMessage
 
-from ..records import Feedback, Loaded, Page, Session, StoredMessage, Turn, Usage
+from ..records import Alternative, Feedback, Loaded, Page, SearchHit, Session, StoredMessage, Turn, Usage
 from . import messages as codec, values
 from .arguments import TURN_JSON, keyset_cursor
 from .repair import without_unanswered_calls
@@ -55,6 +55,33 @@ def read_message(row: dict[str, Any], message: BaseMessage | None = None) -> Sto
         turn_id=uuid.UUID(row["turn_id"]),
         message=message if message is not None else codec.decode_or_wrap(row["type"], row["data"]),
     )
+
+
+def read_messages(reply: Any) -> list[StoredMessage]:
+    """Messages' rows, all at once."""
+    return [read_message(row) for row in reply["items"] or ()]
+
+
+def read_hit(row: dict[str, Any]) -> SearchHit:
+    """A row of what a search has found."""
+    found = row["found"]
+    return SearchHit(
+        session_id=row["session_id"],
+        user_id=row["user_id"],
+        title=row["title"],
+        message=read_message(row["message"]),
+        excerpt=found["excerpt"],
+        score=float(row["score"]),
+        marks=[(start, end) for start, end in found["marks"]],
+    )
+
+
+def read_alternative(row: dict[str, Any]) -> Alternative:
+    """An alternative's row."""
+    follows = None if row["follows"] is None else uuid.UUID(row["follows"])
+    created_at = datetime.fromisoformat(row["created_at"])
+    read = {"id": uuid.UUID(row["id"]), "created_at": created_at, "follows": follows}
+    return Alternative(**_fields_of(Alternative, row | read))
 
 
 def read_feedback(row: dict[str, Any]) -> Feedback:

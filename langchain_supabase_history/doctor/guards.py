@@ -23,6 +23,7 @@ _FUNCTIONS: Final = (
 )
 _TABLES: Final = ("sessions", "messages", "turns", "feedback")
 _ROWS: Final = ("select", "insert", "update", "delete")
+_OWNERS_ALONE: Final = ("grant", "open_shares", "index_search")
 # The policies' expressions without blanks, as PostgreSQL writes them back.
 _OWNER: Final = "(user_id=(selectchat_history_user()aschat_history_user))"
 _IN_OWN_SESSION: Final = (
@@ -80,7 +81,9 @@ def _excess(facts: dict[str, Any], role: str) -> set[str]:
         if privilege not in _allowed(relation, role)
     }
     for function in facts["functions"]:
-        closed = role in ("public", "anon") or function["name"] == "chat_history_grant"
+        closed = role in ("public", "anon") or _short(function["name"]) in _OWNERS_ALONE
+        if role == "anon" and function["name"] == "chat_history_shared":
+            closed = not facts.get("shares_open", False)
         if closed and role in function["execute"]:
             found.add(f"execute {function['name']}")
     return found

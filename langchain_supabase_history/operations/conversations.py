@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from .branches import Branches
 from .feedback import FeedbackOperations
+from .handover import Handover
 from .messages import Messages
 from .retention import Retention
+from .search import Search
 from .sessions import Sessions
+from .sharing import Sharing
 from .turns import Turns
 from .usage import UsageOperations
 
 
-class Conversations(Messages, Turns, Sessions, UsageOperations, FeedbackOperations, Retention):
+class Conversations(
+    Messages, Turns, Sessions, Search, Branches, Handover, Sharing, UsageOperations, FeedbackOperations, Retention
+):
     """Conversations in a database, whatever way it is reached."""

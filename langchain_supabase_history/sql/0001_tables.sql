@@ -6,6 +6,7 @@
 --   chat_history_turns                    a question, all that was done for it, and the answer
 --   chat_history_feedback                 ratings of turns and messages
 --   chat_history_alternatives             what was taken out of a conversation, and may be put back
+--   chat_history_shares                   copies of conversations for whoever holds a token
 --
 -- Every migration runs with `search_path` set to the schema that the objects go to, and each function keeps that path
 -- (`set search_path from current`). Functions run as their caller, so row level security holds inside them. Functions
@@ -190,9 +191,24 @@ create table chat_history_alternatives (
   foreign key (session_key, user_id) references chat_history_sessions (session_key, user_id) on delete cascade
 );
 
+-- What is shared does not change when the conversation does; it goes when the conversation is cleared or deleted.
+create table chat_history_shares (
+  session_key uuid not null,
+  user_id text not null,
+  token_hash bytea not null,                      -- sha256; the token itself is stored nowhere
+  messages json not null,                         -- as chat_history_list_messages answers them
+  created_at timestamptz not null default clock_timestamp(),
+  expires_at timestamptz,
+  revoked_at timestamptz,
+  primary key (session_key, token_hash),
+  foreign key (session_key, user_id) references chat_history_sessions (session_key, user_id) on delete cascade
+);
+create index chat_history_shares_token on chat_history_shares (token_hash);
+
 alter table chat_history_sessions enable row level security;
 alter table chat_history_messages enable row level security;
 alter table chat_history_turns enable row level security;
 alter table chat_history_feedback enable row level security;
 alter table chat_history_alternatives enable row level security;
+alter table chat_history_shares enable row level security;
 alter table chat_history_migrations enable row level security;

@@ -2,6 +2,7 @@
 --
 --   chat_history_owner   the user that a call works for, or a refusal
 --   policies             a row is its user's
+--   chat_history_shares_open   whether a public key without a user may read shares
 --   chat_history_grant   rights by name, after all others are revoked; each migration ends by calling it
 
 -- The owner a call works for: the user of the claims, else the one it names, else '' (the application itself).
@@ -53,9 +54,18 @@ create policy owner on chat_history_alternatives
   with check (user_id = (select chat_history_user()) and exists (
     select from chat_history_sessions s
       where s.session_key = chat_history_alternatives.session_key and s.user_id = chat_history_alternatives.user_id));
+create policy owner on chat_history_shares
+  using (user_id = (select chat_history_user()))
+  with check (user_id = (select chat_history_user()) and exists (
+    select from chat_history_sessions s
+      where s.session_key = chat_history_shares.session_key and s.user_id = chat_history_shares.user_id));
 
 -- The ledger says which migrations are applied, which is no secret; it is read and never written.
 create policy version on chat_history_migrations for select using (true);
+
+-- Whether a public key without a user may read what is shared: not until chat_history_open_shares says so.
+create function chat_history_shares_open() returns boolean
+language sql stable set search_path from current as $$ select false $$;
 
 -- Who may use what: Supabase's signed-in users and its service role, where these exist, and `extra_role` where one is
 -- named (an application's login that does not own the tables). Run it again when such a role comes later, or when
@@ -72,6 +82,7 @@ language plpgsql set search_path from current as $$
 declare
   home constant oid := (select p.pronamespace from pg_proc p where p.oid = 'chat_history_grant'::regproc);
   ours constant text := 'chat\_history\_%';
+  kept constant text[] := '{chat_history_grant,chat_history_open_shares,chat_history_index_search}';  -- the owner's alone
   relations text;
   readable text;
   writable text;
@@ -89,7 +100,7 @@ begin
     into relations, readable, writable
     from pg_class c where c.relnamespace = home and c.relkind in ('r', 'p', 'v') and c.relname like ours;
   select string_agg(p.oid::regprocedure::text, ', '), string_agg(p.oid::regprocedure::text, ', ') filter (
-           where p.prorettype <> 'trigger'::regtype and p.proname <> 'chat_history_grant')
+           where p.prorettype <> 'trigger'::regtype and p.proname <> all (kept))
     into functions, callable
     from pg_proc p where p.pronamespace = home and p.proname like ours;
 
@@ -107,9 +118,13 @@ begin
       execute format('revoke all on table %s from %I', relations, role.name);
       execute format('revoke all on function %s from %I', functions, role.name);
     end if;
-    continue when role.name = 'anon';
+    continue when role.name = 'anon' and not chat_history_shares_open();
     if not has_schema_privilege(role.name, home, 'usage') then
       execute format('grant usage on schema %s to %I', home::regnamespace, role.name);
+    end if;
+    if role.name = 'anon' then
+      execute 'grant execute on function chat_history_shared(text) to anon';
+      continue;
     end if;
     execute format('grant select on table %s to %I', readable, role.name);
     execute format('grant insert, update, delete on table %s to %I', writable, role.name);

@@ -36,9 +36,12 @@ begin
 end
 $$;
 
--- Write a session's row as one of the functions that make a new form of it has made it.
+-- Write a session's row as one of the functions that make a new form of it has made it. What was erased is no longer
+-- shared either.
 create function chat_history_settle(chat_history_sessions) returns void
 language sql set search_path from current as $$
+  delete from chat_history_shares h using chat_history_sessions s
+    where h.session_key = $1.session_key and s.session_key = $1.session_key and s.erased_epoch < $1.erased_epoch;
   update chat_history_sessions s set
       title = $1.title, metadata = $1.metadata, tags = $1.tags, pinned = $1.pinned, archived = $1.archived,
       forked_from = $1.forked_from, deleted_at = $1.deleted_at,

@@ -44,7 +44,7 @@ begin
           sum(t.input_tokens) as input_tokens, sum(t.output_tokens) as output_tokens,
           sum(t.total_tokens) as total_tokens, sum(t.total_cost) as total_cost
         from chat_history_turns t join chat_history_sessions s on s.session_key = t.session_key
-        where (everyone or t.user_id = owner) and (of_session is null or t.session_key = of_session)
+        where not t.copied and (everyone or t.user_id = owner) and (of_session is null or t.session_key = of_session)
           and (since is null or coalesce(t.started_at, t.created_at) >= since)
           and (until is null or coalesce(t.started_at, t.created_at) < until)
         group by 1, 2, 3, 4 order by 4, 2, 1, 3) u);
@@ -73,7 +73,7 @@ begin
       select s.session_id, nullif(t.user_id, '') as user_id, t.id as turn_id, coalesce(t.run_id, t.trace_id) as run_id,
           t.project, coalesce(t.started_at, t.created_at) as started_at
         from chat_history_turns t join chat_history_sessions s on s.session_key = t.session_key
-        where (everyone or t.user_id = owner) and (of_session is null or t.session_key = of_session)
+        where not t.copied and (everyone or t.user_id = owner) and (of_session is null or t.session_key = of_session)
           and (since is null or coalesce(t.started_at, t.created_at) >= since)
           and (until is null or coalesce(t.started_at, t.created_at) < until)
           and (after_turn is null or t.id > after_turn)
@@ -118,7 +118,7 @@ create view chat_history_daily_usage with (security_invoker = true) as
       sum(t.output_tokens) as output_tokens, sum(t.total_tokens) as total_tokens,
       sum(t.total_cost) as total_cost,
       percentile_cont(0.5) within group (order by extract(epoch from t.ended_at - t.started_at)) as median_seconds
-    from chat_history_turns t group by 1, 2, 3;
+    from chat_history_turns t where not t.copied group by 1, 2, 3;
 
 create view chat_history_session_usage with (security_invoker = true) as
   select s.session_id, nullif(s.user_id, '') as user_id, s.title, count(*) as turns,
@@ -128,7 +128,7 @@ create view chat_history_session_usage with (security_invoker = true) as
       sum(t.total_cost) as total_cost, min(coalesce(t.started_at, t.created_at)) as first_turn_at,
       max(coalesce(t.started_at, t.created_at)) as last_turn_at
     from chat_history_sessions s join chat_history_turns t on t.session_key = s.session_key
-    where s.deleted_at is null group by s.session_key;
+    where s.deleted_at is null and not t.copied group by s.session_key;
 
 create view chat_history_feedback_summary with (security_invoker = true) as
   select (f.created_at at time zone 'UTC')::date as day, nullif(f.user_id, '') as user_id, f.key,

@@ -27,6 +27,7 @@ language sql stable set search_path from current as $$
     'user', chat_history_user(),
     'bypasses', not row_security_active('chat_history_sessions'),
     'server_version', current_setting('server_version'),
+    'shares_open', chat_history_shares_open(),
     'roles', (select json_agg(r.name) from role r where r.found),
     'relations', (
       select json_agg(json_build_object(

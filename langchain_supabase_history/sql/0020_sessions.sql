@@ -7,6 +7,8 @@
 --   chat_history_shorten          text on one line, cut at a word
 --   chat_history_first_question   what stands in for a title that nobody set
 --   chat_history_show_session     a session as all of these answer it
+--   chat_history_lock_existing    a session's row, locked, where there is one
+--   chat_history_find_position    where a message stands in a conversation
 
 -- The text parts of a message's payload, without images, tool calls and the like; '' where there are none. A payload
 -- that PostgreSQL cannot read (another program may have written a lone surrogate) has no text.
@@ -162,6 +164,41 @@ begin
 end
 $$;
 
+-- Where a message stands in the conversation: at the position given, or wherever the one with this id is.
+create function chat_history_find_position(chat_history_sessions, bigint, uuid) returns bigint
+language plpgsql stable set search_path from current as $$
+declare
+  found_at bigint := $2;
+begin
+  if $3 is not null then
+    select m.position into found_at from chat_history_messages m
+      where m.session_key = $1.session_key and m.id = $3 and m.position > $1.cleared_position;
+    if not found then
+      raise exception 'the conversation has no such message any more' using errcode = 'PT404';
+    end if;
+  end if;
+  if (found_at >= 1) is not true then
+    raise exception 'a position is 1 or more' using errcode = 'PT400';
+  end if;
+  return found_at;
+end
+$$;
+
+-- Lock a session that exists.
+create function chat_history_lock_existing(text, text) returns chat_history_sessions
+language plpgsql set search_path from current as $$
+declare
+  session chat_history_sessions;
+begin
+  select s.* into session from chat_history_sessions s
+    where s.session_key = chat_history_key($1, $2) and s.deleted_at is null for update;
+  if not found then
+    raise exception 'there is no session of this name' using errcode = 'PT404';
+  end if;
+  return session;
+end
+$$;
+
 -- Change what is said about a session; what `changes` does not name stays as it is. Answers the session.
 --
 --   changes  {"title": text, or null for the first question, "tags": [text], "metadata": {...}: merged into what there
@@ -172,15 +209,9 @@ language plpgsql set search_path from current as $$
 declare
   owner constant text := chat_history_owner(chat_history_update_session.user_id);
   given constant json := chat_history_object(changes, 'changes');
-  session chat_history_sessions;
+  session chat_history_sessions := chat_history_lock_existing(owner, chat_history_update_session.session_id);
   one record;
 begin
-  select s.* into session from chat_history_sessions s
-    where s.session_key = chat_history_key(owner, chat_history_update_session.session_id) and s.deleted_at is null
-    for update;
-  if not found then
-    raise exception 'there is no session of this name' using errcode = 'PT404';
-  end if;
   for one in select e.key, e.value, e.value #>> '{}' as text, json_typeof(e.value) as kind from json_each(given) e loop
     if one.key = 'title' and (one.kind = 'null' or one.kind = 'string' and length(one.text) between 1 and 1000) then
       session.title := one.text;

@@ -288,6 +288,17 @@ CREATE TABLE public.chat_history_sessions (
 )
 WITH (fillfactor='60');
 
+CREATE FUNCTION public.chat_history_branched(public.chat_history_sessions, uuid) RETURNS public.chat_history_sessions
+    LANGUAGE sql
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+  update chat_history_sessions s set
+      last_position = $1.last_position, last_turn_id = $1.last_turn_id, message_count = $1.message_count,
+      turn_count = $1.turn_count, total_tokens = $1.total_tokens, parked = $1.parked, branched_by = $2,
+      updated_at = clock_timestamp(), epoch = s.epoch + 1, erased_epoch = s.epoch + 1, revision = s.revision + 1
+    where s.session_key = $1.session_key returning s.*
+$_$;
+
 CREATE FUNCTION public.chat_history_buried(public.chat_history_sessions, uuid DEFAULT NULL::uuid) RETURNS public.chat_history_sessions
     LANGUAGE plpgsql STABLE
     SET search_path TO 'public', 'pg_temp'
@@ -307,6 +318,28 @@ begin
   return session;
 end
 $_$;
+
+CREATE FUNCTION public.chat_history_callers_owner(user_id text) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+declare
+  claimed constant text := chat_history_user();
+  caller constant name := coalesce(nullif(current_setting('role', true), 'none'), session_user);
+begin
+  if claimed is null and not exists (
+      select from pg_roles r, pg_class c
+        where r.rolname = caller and c.oid = 'chat_history_sessions'::regclass
+          and (r.rolsuper or r.rolbypassrls or pg_has_role(r.oid, c.relowner, 'usage'))) then
+    raise exception 'row level security applies to role % and the request carries no user', caller
+      using errcode = '42501', hint = 'Send the token of a signed-in user, or the secret key.';
+  end if;
+  if user_id is not null and user_id <> claimed then
+    raise exception 'the request names another user than its claims' using errcode = '42501';
+  end if;
+  return coalesce(claimed, user_id, '');
+end
+$$;
 
 CREATE FUNCTION public.chat_history_check_question(uuid, json) RETURNS void
     LANGUAGE plpgsql IMMUTABLE
@@ -451,6 +484,69 @@ begin
 end
 $_$;
 
+CREATE FUNCTION public.chat_history_excerpt(text, tsquery, text[]) RETURNS json
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+declare
+  body text := left(normalize($1, NFC), 100000);
+  plain text := chat_history_plain(body);
+  rest text;
+  places int4range[] := '{}';  -- of what was found, in characters of the text from 0 on
+  part text;
+  start integer;
+  at integer := 0;
+  first integer;               -- the excerpt's own beginning and end
+  last integer;
+  shift integer;
+begin
+  if length(plain) <> length(body) then
+    body := chat_history_fold(body);  -- a character that folds to none or to two: then the folded text is shown
+  end if;
+  body := regexp_replace(body, '[\s\x01-\x1f]', ' ', 'g');
+  if $2 is not null then
+    -- The whole text with marks around what was found; all other characters stay where they are.
+    rest := ts_headline(chat_history_language(), translate(plain, E'\x01\x02', '  '), $2,
+                        E'HighlightAll=true, StartSel="\x01", StopSel="\x02"');
+    while strpos(rest, E'\x02') > 0 and cardinality(places) < 100 loop
+      start := strpos(rest, E'\x01');
+      rest := substr(rest, start + 1);
+      at := at + start - 1;
+      places := places || int4range(at, at + strpos(rest, E'\x02') - 1);
+      at := upper(places[cardinality(places)]);
+      rest := substr(rest, strpos(rest, E'\x02') + 1);
+    end loop;
+  end if;
+  foreach part in array $3 loop
+    at := 0;
+    rest := chat_history_fold(body);
+    while strpos(rest, part) > 0 and cardinality(places) < 200 loop
+      at := at + strpos(rest, part) - 1;
+      places := places || int4range(at, at + length(part));
+      at := at + length(part);
+      rest := substr(rest, strpos(rest, part) + length(part));
+    end loop;
+  end loop;
+
+  first := greatest(coalesce((select min(lower(p.place)) from unnest(places) p (place)), 0) - 60, 0);
+  if first > 0 then
+    first := first + coalesce(nullif(strpos(substr(body, first + 1, 30), ' '), 0), 0);
+  end if;
+  last := least(first + 200, length(body));
+  if last < length(body) then
+    last := last - coalesce(nullif(strpos(reverse(substr(body, last - 29, 30)), ' '), 0), 0);
+  end if;
+  shift := (first > 0)::integer - first;
+  return json_build_object(
+    'excerpt', case when first > 0 then '…' else '' end || substr(body, first + 1, last - first)
+      || case when last < length(body) then '…' else '' end,
+    'marks', (
+      select coalesce(json_agg(json_build_array(lower(p.place) + shift, upper(p.place) + shift) order by p.place), '[]')
+        from unnest((select range_agg(q.place) from unnest(places) q (place))) p (place)
+        where lower(p.place) >= first and upper(p.place) <= last));
+end
+$_$;
+
 CREATE FUNCTION public.chat_history_feedback_sent(feedback json, user_id text DEFAULT NULL::text) RETURNS json
     LANGUAGE plpgsql
     SET search_path TO 'public', 'pg_temp'
@@ -520,6 +616,27 @@ begin
 end
 $_$;
 
+CREATE FUNCTION public.chat_history_find_position(public.chat_history_sessions, bigint, uuid) RETURNS bigint
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+declare
+  found_at bigint := $2;
+begin
+  if $3 is not null then
+    select m.position into found_at from chat_history_messages m
+      where m.session_key = $1.session_key and m.id = $3 and m.position > $1.cleared_position;
+    if not found then
+      raise exception 'the conversation has no such message any more' using errcode = 'PT404';
+    end if;
+  end if;
+  if (found_at >= 1) is not true then
+    raise exception 'a position is 1 or more' using errcode = 'PT400';
+  end if;
+  return found_at;
+end
+$_$;
+
 CREATE FUNCTION public.chat_history_first_question(public.chat_history_sessions) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'public', 'pg_temp'
@@ -535,6 +652,82 @@ CREATE FUNCTION public.chat_history_fold(value text) RETURNS text
     SET search_path TO 'public', 'pg_temp'
     AS $$
   select lower(normalize(regexp_replace(normalize(value, NFD), U&'[\0300-\036F]', '', 'g'), NFC))
+$$;
+
+CREATE FUNCTION public.chat_history_fork_session(session_id text, new_session_id text, upto bigint DEFAULT NULL::bigint, message_id uuid DEFAULT NULL::uuid, user_id text DEFAULT NULL::text, request uuid DEFAULT NULL::uuid) RETURNS json
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    SET statement_timeout TO '60s'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+#variable_conflict use_column
+declare
+  owner constant text := chat_history_owner(chat_history_fork_session.user_id);
+  name alias for session_id;
+  source chat_history_sessions;
+  target chat_history_sessions;
+  last bigint;
+  shift bigint;      -- from a position of the source to one of the copy
+begin
+  -- Both rows are locked in the order of their keys: two forks that cross each other do not wait for one another.
+  if chat_history_key(owner, new_session_id) < chat_history_key(owner, name) then
+    target := chat_history_lock(owner, new_session_id);
+  end if;
+  source := chat_history_lock_existing(owner, name);
+  target := chat_history_lock(owner, new_session_id);
+  if target.branched_by = request and target.forked_from = source.session_id then
+    return chat_history_show_session(target);
+  elsif target.deleted_at is null and (target.last_position > 0 or target.last_turn > 0 or target.title is not null) then
+    raise exception 'a session of the new name exists' using errcode = 'PT409';
+  elsif target.deleted_at is not null then
+    perform chat_history_sweep(target, null);
+  end if;
+  last := source.last_position;
+  if upto is not null or chat_history_fork_session.message_id is not null then
+    last := least(last, chat_history_find_position(source, upto, chat_history_fork_session.message_id));
+  end if;
+  last := greatest(last, source.cleared_position);
+  shift := target.last_position - source.cleared_position;
+
+  insert into chat_history_turns
+    select n.* from (
+        select t.*, row_number() over (order by t.ordinal) as place from chat_history_turns t
+          where t.session_key = source.session_key and t.id in (
+            select m.turn_id from chat_history_messages m
+              where m.session_key = source.session_key and m.position > source.cleared_position and m.position <= last)) t,
+      chat_history_turns whole,
+      json_populate_record(whole, json_build_object(
+        'session_key', target.session_key, 'ordinal', target.last_turn + t.place, 'question', null, 'copied', true,
+        'first_position', t.first_position + shift,
+        'status', case t.status when 'running' then 'interrupted' else t.status end)) n
+      where whole.session_key = source.session_key and whole.id = t.id;
+  insert into chat_history_messages (session_key, user_id, position, id, turn_id, type, data, tokens, in_context,
+      begins_turn, created_at)
+    select target.session_key, owner, m.position + shift, m.id, m.turn_id, m.type, m.data, m.tokens, m.in_context,
+        m.begins_turn, m.created_at
+      from chat_history_messages m
+      where m.session_key = source.session_key and m.position > source.cleared_position and m.position <= last;
+  insert into chat_history_feedback
+    select n.* from chat_history_feedback f,
+      json_populate_record(f, json_build_object('session_key', target.session_key, 'unsent', false)) n
+      where f.session_key = source.session_key
+        and exists (select from chat_history_turns t where t.session_key = target.session_key and t.id = f.turn_id)
+        and (f.message_id is null or exists (
+          select from chat_history_messages m where m.session_key = target.session_key and m.id = f.message_id));
+
+  update chat_history_sessions s set
+      title = source.title, metadata = source.metadata, tags = source.tags, forked_from = source.session_id,
+      branched_by = request, last_position = last + shift, message_count = last - source.cleared_position,
+      (turn_count, total_tokens, last_turn) = (
+        select count(*), sum(t.total_tokens), coalesce(max(t.ordinal), s.last_turn) from chat_history_turns t
+          where t.session_key = s.session_key and t.ordinal > s.last_turn),
+      last_turn_id = (
+        select m.turn_id from chat_history_messages m where m.session_key = s.session_key and m.position = last + shift),
+      created_at = clock_timestamp(), updated_at = clock_timestamp(), deleted_at = null, revision = s.revision + 1
+    where s.session_key = target.session_key returning s.* into target;
+  return chat_history_show_session(target);
+end
 $$;
 
 CREATE FUNCTION public.chat_history_get_session(session_id text, user_id text DEFAULT NULL::text) RETURNS json
@@ -561,6 +754,7 @@ CREATE FUNCTION public.chat_history_grant(extra_role text DEFAULT NULL::text) RE
 declare
   home constant oid := (select p.pronamespace from pg_proc p where p.oid = 'chat_history_grant'::regproc);
   ours constant text := 'chat\_history\_%';
+  kept constant text[] := '{chat_history_grant,chat_history_open_shares,chat_history_index_search}';  -- the owner's alone
   relations text;
   readable text;
   writable text;
@@ -578,7 +772,7 @@ begin
     into relations, readable, writable
     from pg_class c where c.relnamespace = home and c.relkind in ('r', 'p', 'v') and c.relname like ours;
   select string_agg(p.oid::regprocedure::text, ', '), string_agg(p.oid::regprocedure::text, ', ') filter (
-           where p.prorettype <> 'trigger'::regtype and p.proname <> 'chat_history_grant')
+           where p.prorettype <> 'trigger'::regtype and p.proname <> all (kept))
     into functions, callable
     from pg_proc p where p.pronamespace = home and p.proname like ours;
 
@@ -596,9 +790,13 @@ begin
       execute format('revoke all on table %s from %I', relations, role.name);
       execute format('revoke all on function %s from %I', functions, role.name);
     end if;
-    continue when role.name = 'anon';
+    continue when role.name = 'anon' and not chat_history_shares_open();
     if not has_schema_privilege(role.name, home, 'usage') then
       execute format('grant usage on schema %s to %I', home::regnamespace, role.name);
+    end if;
+    if role.name = 'anon' then
+      execute 'grant execute on function chat_history_shared(text) to anon';
+      continue;
     end if;
     execute format('grant select on table %s to %I', readable, role.name);
     execute format('grant insert, update, delete on table %s to %I', writable, role.name);
@@ -622,6 +820,7 @@ CREATE FUNCTION public.chat_history_guards() RETURNS json
     'user', chat_history_user(),
     'bypasses', not row_security_active('chat_history_sessions'),
     'server_version', current_setting('server_version'),
+    'shares_open', chat_history_shares_open(),
     'roles', (select json_agg(r.name) from role r where r.found),
     'relations', (
       select json_agg(json_build_object(
@@ -652,6 +851,52 @@ CREATE FUNCTION public.chat_history_guards() RETURNS json
         where p.proname like 'chat\_history\_%'))
 $$;
 
+CREATE FUNCTION public.chat_history_hand_over(public.chat_history_sessions, text) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+declare
+  source alias for $1;
+  target chat_history_sessions := source;
+  other json;
+  n integer := 1;
+begin
+  target.user_id := $2;
+  loop
+    target.session_key := chat_history_key(target.user_id, target.session_id);
+    insert into chat_history_sessions select (target).* on conflict do nothing;
+    exit when found;
+    n := n + 1;
+    target.session_id := left(source.session_id, 999 - length(n::text)) || '-' || n;
+  end loop;
+  other := json_build_object('session_key', target.session_key, 'user_id', target.user_id);
+  insert into chat_history_turns
+    select n.* from chat_history_turns t, json_populate_record(t, other) n
+      where t.session_key = source.session_key and t.ordinal > source.cleared_turn;
+  insert into chat_history_messages (session_key, user_id, position, id, turn_id, type, data, tokens, in_context,
+      begins_turn, created_at)
+    select target.session_key, target.user_id, m.position, m.id, m.turn_id, m.type, m.data, m.tokens, m.in_context,
+        m.begins_turn, m.created_at
+      from chat_history_messages m
+      where m.session_key = source.session_key
+        and (m.position > source.cleared_position or m.position < -source.cleared_parked);
+  insert into chat_history_alternatives
+    select n.* from chat_history_alternatives a, json_populate_record(a, other) n
+      where a.session_key = source.session_key and a.parked > source.cleared_parked;
+  insert into chat_history_shares
+    select n.* from chat_history_shares h, json_populate_record(h, other) n where h.session_key = source.session_key;
+  insert into chat_history_feedback
+    select n.* from chat_history_feedback f, json_populate_record(f, other) n
+      where f.session_key = source.session_key
+        and exists (select from chat_history_turns t where t.session_key = target.session_key and t.id = f.turn_id);
+
+  source := chat_history_buried(source, null);
+  perform chat_history_settle(source);
+  perform chat_history_sweep(source, null);
+  return target.session_id;
+end
+$_$;
+
 CREATE FUNCTION public.chat_history_hidden(public.chat_history_sessions, boolean) RETURNS json
     LANGUAGE plpgsql STABLE
     SET search_path TO 'public', 'pg_temp'
@@ -679,6 +924,26 @@ begin
         select from chat_history_messages m
           where m.session_key = f.session_key and m.id = f.message_id and m.position <= session.cleared_position));
   return json_build_object('messages', messages, 'turns', turns, 'feedback', feedback, 'more', false);
+end
+$_$;
+
+CREATE FUNCTION public.chat_history_index_search(configuration regconfig DEFAULT 'simple'::regconfig) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+begin
+  if configuration is not null and configuration = chat_history_language()
+     and to_regclass('chat_history_messages_words') is not null then
+    return;
+  end if;
+  drop index if exists chat_history_messages_words;
+  execute format('create or replace function chat_history_language() returns regconfig
+                  language sql stable parallel safe set search_path from current as $code$ select %L::regconfig $code$',
+                 coalesce(configuration, 'pg_catalog.simple'::regconfig)::text);
+  if configuration is not null then
+    create index chat_history_messages_words on chat_history_messages
+      using gin (chat_history_words(user_id, session_key, data)) with (fastupdate = on);
+  end if;
 end
 $_$;
 
@@ -814,6 +1079,11 @@ begin
 end
 $_$;
 
+CREATE FUNCTION public.chat_history_language() RETURNS regconfig
+    LANGUAGE sql STABLE PARALLEL SAFE
+    SET search_path TO 'public', 'pg_temp'
+    AS $$ select 'pg_catalog.simple'::regconfig $$;
+
 CREATE FUNCTION public.chat_history_later_status(text, text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     SET search_path TO 'public', 'pg_temp'
@@ -821,6 +1091,50 @@ CREATE FUNCTION public.chat_history_later_status(text, text) RETURNS text
   select case when array_position(o.steps, $2) > array_position(o.steps, $1) then $2 else $1 end
     from (values (array['running', 'interrupted', 'failed', 'completed'])) o (steps)
 $_$;
+
+CREATE FUNCTION public.chat_history_list_alternative(session_id text, alternative uuid, user_id text DEFAULT NULL::text) RETURNS json
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_sort TO 'off'
+    AS $$
+#variable_conflict use_column
+declare
+  owner constant text := chat_history_owner(chat_history_list_alternative.user_id);
+  chosen chat_history_alternatives;
+begin
+  select a.* into chosen from chat_history_alternatives a join chat_history_sessions s on s.session_key = a.session_key
+    where a.session_key = chat_history_key(owner, chat_history_list_alternative.session_id) and a.id = alternative
+      and a.parked > s.cleared_parked;
+  if not found then
+    raise exception 'the conversation has no such alternative any more' using errcode = 'PT404';
+  end if;
+  return json_build_object('items', (
+    select json_agg(json_build_object('id', m.id, 'position', m.position + chosen.position + chosen.parked,
+        'created_at', m.created_at, 'turn_id', m.turn_id, 'type', m.type, 'data', m.data))
+      from (select * from chat_history_messages m
+              where m.session_key = chosen.session_key
+                and m.position between -chosen.parked and chosen.message_count - chosen.parked - 1
+              order by m.position) m));
+end
+$$;
+
+CREATE FUNCTION public.chat_history_list_alternatives(session_id text, user_id text DEFAULT NULL::text) RETURNS json
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+declare
+  owner constant text := chat_history_owner(chat_history_list_alternatives.user_id);
+begin
+  return coalesce((
+    select json_agg(chat_history_show_alternative(a) order by a.parked)
+      from chat_history_alternatives a join chat_history_sessions s on s.session_key = a.session_key
+      where a.session_key = chat_history_key(owner, chat_history_list_alternatives.session_id)
+        and a.parked > s.cleared_parked), '[]');
+end
+$$;
 
 CREATE FUNCTION public.chat_history_list_feedback(session_id text, user_id text DEFAULT NULL::text, after bigint DEFAULT NULL::bigint, max_items integer DEFAULT NULL::integer) RETURNS json
     LANGUAGE plpgsql STABLE
@@ -1097,6 +1411,29 @@ begin
 end
 $_$;
 
+CREATE FUNCTION public.chat_history_lock_existing(text, text) RETURNS public.chat_history_sessions
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+declare
+  session chat_history_sessions;
+begin
+  select s.* into session from chat_history_sessions s
+    where s.session_key = chat_history_key($1, $2) and s.deleted_at is null for update;
+  if not found then
+    raise exception 'there is no session of this name' using errcode = 'PT404';
+  end if;
+  return session;
+end
+$_$;
+
+CREATE FUNCTION public.chat_history_mark(text, text) RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+  select '/' || $1 || '/' || encode(sha256(convert_to($2, 'UTF8')), 'hex')
+$_$;
+
 CREATE FUNCTION public.chat_history_new_messages(public.chat_history_batch, json) RETURNS public.chat_history_batch
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'public', 'pg_temp'
@@ -1136,6 +1473,18 @@ begin
 end
 $_$;
 
+CREATE FUNCTION public.chat_history_open_shares(open boolean DEFAULT true) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+begin
+  execute format('create or replace function chat_history_shares_open() returns boolean
+                  language sql stable set search_path from current as $code$ select %s $code$',
+                 case when open then 'true' else 'false' end);
+  perform chat_history_grant();
+end
+$_$;
+
 CREATE FUNCTION public.chat_history_owner(user_id text) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path TO 'public', 'pg_temp'
@@ -1168,6 +1517,43 @@ begin
   return least(coalesce($1, 100), 1000);
 end
 $_$;
+
+CREATE FUNCTION public.chat_history_plain(value text) RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+  select translate(chat_history_fold(value),
+                   E'!"#$%&''()*+,-./:;<=>?@[\\]^_`{|}~\t\n\r«»“”‘’„–—…¿¡·、。，！？；：（）「」『』【】《》', repeat(' ', 80))
+$_$;
+
+CREATE FUNCTION public.chat_history_pop_messages(session_id text, n integer DEFAULT 1, alternative uuid DEFAULT NULL::uuid, user_id text DEFAULT NULL::text) RETURNS json
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    SET statement_timeout TO '60s'
+    AS $$
+#variable_conflict use_column
+declare
+  owner constant text := chat_history_owner(chat_history_pop_messages.user_id);
+  session chat_history_sessions;
+  made uuid := coalesce(alternative, gen_random_uuid());
+begin
+  if (n between 1 and 1000) is not true then
+    raise exception 'n is a number of messages from 1 to 1000' using errcode = 'PT400';
+  end if;
+  select s.* into session from chat_history_sessions s
+    where s.session_key = chat_history_key(owner, chat_history_pop_messages.session_id) for update;
+  if not exists (
+    select from chat_history_alternatives a where a.session_key = session.session_key and a.id = made)
+  then
+    if coalesce(session.message_count, 0) = 0 then
+      return json_build_object('items', json_build_array());
+    end if;
+    perform chat_history_branched(
+      chat_history_take_out(session, greatest(session.last_position - n, session.cleared_position) + 1, made), made);
+  end if;
+  return chat_history_list_alternative(session.session_id, made, nullif(session.user_id, ''));
+end
+$$;
 
 CREATE FUNCTION public.chat_history_prune(idle_for interval DEFAULT NULL::interval, keep_messages integer DEFAULT NULL::integer, dry_run boolean DEFAULT true, batch integer DEFAULT 500, user_id text DEFAULT NULL::text, after_session uuid DEFAULT NULL::uuid) RETURNS json
     LANGUAGE plpgsql
@@ -1269,6 +1655,72 @@ begin
 end
 $$;
 
+CREATE TABLE public.chat_history_alternatives (
+    session_key uuid NOT NULL,
+    user_id text NOT NULL,
+    id uuid NOT NULL,
+    "position" bigint NOT NULL,
+    message_count bigint NOT NULL,
+    parked bigint NOT NULL,
+    follows uuid,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+CREATE FUNCTION public.chat_history_put_back(public.chat_history_sessions, public.chat_history_alternatives, uuid) RETURNS public.chat_history_sessions
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_sort TO 'off'
+    AS $_$
+declare
+  session alias for $1;
+  chosen alias for $2;
+  alternative alias for $3;
+  before_at bigint;
+  parent chat_history_alternatives;
+  turns bigint;
+  tokens numeric;
+begin
+  if chosen.follows is not null then
+    select m.position into before_at from chat_history_messages m
+      where m.session_key = session.session_key and m.id = chosen.follows;
+    if before_at < 0 then
+      select a.* into parent from chat_history_alternatives a
+        where a.session_key = session.session_key and before_at between -a.parked and a.message_count - a.parked - 1;
+      session := chat_history_put_back(session, parent, alternative);
+      alternative := gen_random_uuid();
+      before_at := chosen.position - 1;
+    end if;
+    if before_at is null then
+      raise exception 'what the alternative follows was removed' using errcode = 'PT404';
+    end if;
+  end if;
+  session := chat_history_take_out(session, chosen.position, alternative);
+  update chat_history_messages m set
+      position = m.position + chosen.position + chosen.parked,
+      in_context = coalesce((
+        select t.status <> 'failed' from chat_history_turns t
+          where t.session_key = m.session_key and t.id = m.turn_id), true)
+    where m.session_key = session.session_key
+      and m.position between -chosen.parked and chosen.message_count - chosen.parked - 1;
+  with changed as (
+    update chat_history_turns t set alternative_id = null
+      where t.session_key = session.session_key and t.alternative_id = chosen.id
+        and t.first_position is not null returning t.total_tokens)
+  select count(*), sum(c.total_tokens) into turns, tokens from changed c;
+  session.turn_count := session.turn_count + turns;
+  session.total_tokens := nullif(coalesce(session.total_tokens, 0) + coalesce(tokens, 0), 0);
+  session.last_position := chosen.position + chosen.message_count - 1;
+  session.message_count := session.message_count + chosen.message_count;
+  session.last_turn_id := (
+    select m.turn_id from chat_history_messages m
+      where m.session_key = session.session_key and m.position = session.last_position);
+  delete from chat_history_alternatives a where a.session_key = session.session_key and a.id = chosen.id;
+  return session;
+end
+$_$;
+
 CREATE FUNCTION public.chat_history_put_turn(public.chat_history_sessions, json, bigint, json) RETURNS public.chat_history_turns
     LANGUAGE plpgsql
     SET search_path TO 'public', 'pg_temp'
@@ -1320,6 +1772,60 @@ begin
 end
 $_$;
 
+CREATE FUNCTION public.chat_history_reassign(to_user_id text, from_user_id text DEFAULT NULL::text, session_id text DEFAULT NULL::text, dry_run boolean DEFAULT false, batch integer DEFAULT NULL::integer, after_session uuid DEFAULT NULL::uuid) RETURNS json
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    SET statement_timeout TO '5min'
+    SET enable_seqscan TO 'off'
+    SET enable_sort TO 'off'
+    AS $$
+#variable_conflict use_column
+declare
+  giver constant text := coalesce(from_user_id, '');
+  most constant integer := coalesce(batch, 20);
+  of_session constant uuid := chat_history_key(giver, chat_history_reassign.session_id);
+  session chat_history_sessions;
+  found_key uuid;
+  last uuid;
+  sessions integer := 0;
+  messages bigint := 0;
+  renamed integer := 0;
+begin
+  if chat_history_user() is not null or row_security_active('chat_history_sessions') then
+    raise exception 'only the application itself may hand sessions over' using errcode = '42501';
+  end if;
+  if (to_user_id <> giver and length(to_user_id) between 1 and 1000 and octet_length(to_user_id) <= 2500
+      and most between 1 and 1000) is not true then
+    raise exception 'sessions are handed over to another user, whose id has 1 to 1000 characters, in batches of 1 to 1000'
+      using errcode = 'PT400';
+  end if;
+  for found_key in
+    select s.session_key from chat_history_sessions s
+      where s.user_id = giver and s.deleted_at is null and (of_session is null or s.session_key = of_session)
+        and s.session_key > coalesce(after_session, '00000000-0000-0000-0000-000000000000')
+        and (s.message_count > 0 or s.title is not null)
+      order by s.session_key limit most
+  loop
+    last := found_key;
+    if dry_run then
+      select s.* into session from chat_history_sessions s where s.session_key = found_key;
+      renamed := renamed + exists (
+        select from chat_history_sessions s
+          where s.session_key = chat_history_key(to_user_id, session.session_id))::integer;
+    else
+      select s.* into session from chat_history_sessions s
+        where s.session_key = found_key and s.deleted_at is null for update;
+      continue when not found;
+      renamed := renamed + (chat_history_hand_over(session, to_user_id) <> session.session_id)::integer;
+    end if;
+    sessions := sessions + 1;
+    messages := messages + session.message_count;
+    exit when messages >= 20000;
+  end loop;
+  return json_build_object('sessions', sessions, 'messages', messages, 'renamed', renamed, 'next', last);
+end
+$$;
+
 CREATE FUNCTION public.chat_history_refuse(text, text) RETURNS text
     LANGUAGE plpgsql
     SET search_path TO 'public', 'pg_temp'
@@ -1328,6 +1834,53 @@ begin
   raise exception '%', $2 using errcode = $1;
 end
 $_$;
+
+CREATE FUNCTION public.chat_history_revoke_share(token text, user_id text DEFAULT NULL::text) RETURNS json
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+declare
+  owner constant text := chat_history_owner(chat_history_revoke_share.user_id);
+  everyone constant boolean := chat_history_revoke_share.user_id is null and chat_history_user() is null;
+begin
+  update chat_history_shares h set revoked_at = coalesce(h.revoked_at, clock_timestamp()), messages = '[]'
+    where h.token_hash = sha256(convert_to(token, 'UTF8')) and (everyone or h.user_id = owner);
+  if not found then
+    raise exception 'there is no such share' using errcode = 'PT404';
+  end if;
+  return json_build_object('revoked', true);
+end
+$$;
+
+CREATE FUNCTION public.chat_history_rewind_session(session_id text, before bigint DEFAULT NULL::bigint, message_id uuid DEFAULT NULL::uuid, alternative uuid DEFAULT NULL::uuid, user_id text DEFAULT NULL::text) RETURNS json
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    SET statement_timeout TO '60s'
+    AS $$
+#variable_conflict use_column
+declare
+  session chat_history_sessions;
+  made chat_history_alternatives;
+  start bigint;
+begin
+  session := chat_history_lock_existing(
+    chat_history_owner(chat_history_rewind_session.user_id), chat_history_rewind_session.session_id);
+  select a.* into made from chat_history_alternatives a where a.session_key = session.session_key and a.id = alternative;
+  if not found then
+    start := greatest(
+      chat_history_find_position(session, before, chat_history_rewind_session.message_id), session.cleared_position + 1);
+    if start > session.last_position then
+      return null;
+    end if;
+    alternative := coalesce(alternative, gen_random_uuid());
+    session := chat_history_branched(chat_history_take_out(session, start, alternative), alternative);
+    select a.* into made from chat_history_alternatives a
+      where a.session_key = session.session_key and a.id = alternative;
+  end if;
+  return chat_history_show_alternative(made);
+end
+$$;
 
 CREATE FUNCTION public.chat_history_same_data(json, json) RETURNS boolean
     LANGUAGE plpgsql IMMUTABLE
@@ -1339,6 +1892,107 @@ exception when data_exception or program_limit_exceeded then
   return false;
 end
 $_$;
+
+CREATE FUNCTION public.chat_history_search(query text, session_id text DEFAULT NULL::text, types text[] DEFAULT NULL::text[], since timestamp with time zone DEFAULT NULL::timestamp with time zone, until timestamp with time zone DEFAULT NULL::timestamp with time zone, after json DEFAULT NULL::json, max_items integer DEFAULT NULL::integer, user_id text DEFAULT NULL::text) RETURNS json
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    SET statement_timeout TO '30s'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    AS $_$
+#variable_conflict use_column
+declare
+  owner constant text := chat_history_callers_owner(chat_history_search.user_id);
+  of_session constant uuid := chat_history_key(owner, chat_history_search.session_id);
+  page_size constant integer := chat_history_page_size(max_items);
+  words constant tsquery := chat_history_search_query(query);
+  parts text[] := chat_history_search_parts(query);
+  place constant json := chat_history_json(after);
+  indexed constant boolean := to_regclass('chat_history_messages_words') is not null;
+  reply json;
+begin
+  if words is null and parts = '{}' then
+    parts := array[nullif(btrim(chat_history_fold(query)), '')];
+  end if;
+  if array_position(parts, null) is not null or length(query) > 1000 then
+    raise exception 'a query has 1 to 1000 characters, not all of them blank' using errcode = 'PT400';
+  end if;
+  execute format($sql$
+    with %s found as materialized (
+      select m.*, s.session_id, s as session, %s as score
+        from chat_history_sessions s join %s m on m.session_key = s.session_key
+        where s.user_id = $1 and s.deleted_at is null and m.position > s.cleared_position
+          and m.type = any ($2) %s %s %s %s %s
+        order by m.created_at desc, m.session_key, m.position desc limit 1000),
+    page as (
+      select f.*, row_number() over (order by f.score desc, f.created_at desc, f.session_key desc, f.position desc) as n
+        from found f
+        where $9 is null or (f.score, f.created_at, f.session_key, f.position)
+          < (($9 ->> 'score')::numeric, ($9 ->> 'at')::timestamptz, ($9 ->> 'key')::uuid, ($9 ->> 'position')::bigint)
+        order by n limit $10 + 1)
+    select json_build_object(
+        'items', coalesce(json_agg(json_build_object(
+          'session_id', p.session_id, 'user_id', nullif(p.user_id, ''),
+          'title', coalesce((p.session).title, chat_history_first_question(p.session)), 'score', p.score,
+          'message', json_build_object('id', p.id, 'position', p.position, 'created_at', p.created_at,
+                                       'turn_id', p.turn_id, 'type', p.type, 'data', p.data),
+          'found', chat_history_excerpt(chat_history_text(p.data), $3, $4)) order by p.n) filter (where p.n <= $10), '[]'),
+        'next', case when count(*) > $10 then (array_agg(json_build_object(
+          'score', p.score, 'at', p.created_at, 'key', p.session_key, 'position', p.position)) filter (where p.n = $10))[1] end)
+      from page p $sql$,
+    -- By itself, so that nothing but the index can answer it, whatever the planner knows.
+    case when indexed then
+      'candidates as materialized (
+         select m.* from chat_history_messages m where chat_history_words(m.user_id, m.session_key, m.data) @@ $5),' end,
+    case when words is null then '0.0' else
+      'round(ts_rank(chat_history_words(m.user_id, m.session_key, m.data), $3, 1)::numeric, 6)' end,
+    case when indexed then 'candidates' else 'chat_history_messages' end,
+    case when not indexed and words is not null then
+      'and chat_history_words(m.user_id, m.session_key, m.data) @@ $3' end,
+    case when of_session is not null then 'and s.session_key = $6' end,
+    case when since is not null then 'and m.created_at >= $7' end,
+    case when until is not null then 'and m.created_at < $8' end,
+    case when parts <> '{}' then
+      'and not exists (select from unnest($4) p (part) where strpos(chat_history_fold(chat_history_text(m.data)), p.part) = 0)'
+    end)
+    into reply
+    using owner, coalesce(types, '{human,ai}'), words, parts,
+      coalesce(words, '') && format('%L', chat_history_mark(
+        case when of_session is null then 'u' else 's' end, coalesce(of_session::text, owner)))::tsquery,
+      of_session, since, until, place, page_size;
+  return reply;
+end
+$_$;
+
+CREATE FUNCTION public.chat_history_search_parts(query text) RETURNS text[]
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+  select coalesce(array_agg(w.word), '{}')
+    from regexp_split_to_table(btrim(regexp_replace(chat_history_plain(query), '\s+', ' ', 'g')), ' ') w (word)
+    where w.word ~ U&'[\0E00-\0EFF\1000-\109F\1780-\17FF\2E80-\A4CF\AC00-\D7AF\F900-\FAFF\+020000-\+03FFFF]'
+$$;
+
+CREATE FUNCTION public.chat_history_search_query(query text) RETURNS tsquery
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    SET client_min_messages TO 'warning'
+    AS $$
+declare
+  words constant text[] := array(
+    select w.word
+      from regexp_split_to_table(btrim(regexp_replace(chat_history_plain(query), '\s+', ' ', 'g')), ' ') with ordinality w (word, n)
+      where w.word <> '' and w.word <> all (chat_history_search_parts(query)) order by w.n);
+  found_query tsquery;
+begin
+  for n in 1 .. cardinality(words) loop
+    found_query := coalesce(found_query, '') && to_tsquery(
+      chat_history_language(), '''' || words[n] || '''' || case when n = cardinality(words) then ':*' else '' end);
+  end loop;
+  return nullif(found_query, '');
+end
+$$;
 
 CREATE FUNCTION public.chat_history_set_costs(costs json, user_id text DEFAULT NULL::text) RETURNS json
     LANGUAGE plpgsql
@@ -1372,6 +2026,8 @@ CREATE FUNCTION public.chat_history_settle(public.chat_history_sessions) RETURNS
     LANGUAGE sql
     SET search_path TO 'public', 'pg_temp'
     AS $_$
+  delete from chat_history_shares h using chat_history_sessions s
+    where h.session_key = $1.session_key and s.session_key = $1.session_key and s.erased_epoch < $1.erased_epoch;
   update chat_history_sessions s set
       title = $1.title, metadata = $1.metadata, tags = $1.tags, pinned = $1.pinned, archived = $1.archived,
       forked_from = $1.forked_from, deleted_at = $1.deleted_at,
@@ -1383,6 +2039,60 @@ CREATE FUNCTION public.chat_history_settle(public.chat_history_sessions) RETURNS
       erased_turn_id = $1.erased_turn_id
     where s.session_key = $1.session_key and s.revision <> $1.revision
 $_$;
+
+CREATE FUNCTION public.chat_history_share_session(session_id text, token_hash text, expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, user_id text DEFAULT NULL::text) RETURNS json
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    SET statement_timeout TO '60s'
+    AS $_$
+#variable_conflict use_column
+declare
+  owner constant text := chat_history_owner(chat_history_share_session.user_id);
+  hash bytea;
+  until constant timestamptz := chat_history_share_session.expires_at;
+  session chat_history_sessions;
+begin
+  if (chat_history_share_session.token_hash ~ '^[0-9a-f]{64}$') is not true
+     or until not between clock_timestamp() and '9999-12-31 00:00Z' then
+    raise exception 'a share has the sha256 of its token in 64 hexadecimal digits, and ends in the future'
+      using errcode = 'PT400';
+  end if;
+  hash := decode(chat_history_share_session.token_hash, 'hex');
+  session := chat_history_lock_existing(owner, chat_history_share_session.session_id);
+  delete from chat_history_shares h where h.session_key = session.session_key and h.expires_at < clock_timestamp();
+  insert into chat_history_shares (session_key, user_id, token_hash, expires_at, messages)
+    select session.session_key, owner, hash, until, coalesce((
+      select json_agg(json_build_object('id', m.id, 'position', m.position, 'created_at', m.created_at,
+                                        'turn_id', m.turn_id, 'type', m.type, 'data', m.data))
+        from (select * from chat_history_messages m
+                where m.session_key = session.session_key and m.position > session.cleared_position
+                order by m.position) m), '[]')
+    on conflict do nothing;
+  return json_build_object('expires_at', until);
+end
+$_$;
+
+CREATE FUNCTION public.chat_history_shared(token text) RETURNS json
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+declare
+  items json;
+begin
+  select h.messages into items from chat_history_shares h
+    where h.token_hash = sha256(convert_to(token, 'UTF8')) and h.revoked_at is null
+      and coalesce(h.expires_at > clock_timestamp(), true) limit 1;
+  if not found then
+    raise exception 'there is no such share, or it has ended' using errcode = 'PT404';
+  end if;
+  return json_build_object('items', items);
+end
+$$;
+
+CREATE FUNCTION public.chat_history_shares_open() RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $$ select false $$;
 
 CREATE FUNCTION public.chat_history_shorten(text, integer) RETURNS text
     LANGUAGE plpgsql IMMUTABLE
@@ -1403,6 +2113,18 @@ begin
   end if;
   return rtrim(cut) || '…';
 end
+$_$;
+
+CREATE FUNCTION public.chat_history_show_alternative(public.chat_history_alternatives) RETURNS json
+    LANGUAGE sql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+  select json_build_object('id', $1.id, 'position', $1.position, 'created_at', $1.created_at,
+    'message_count', $1.message_count, 'follows', $1.follows, 'excerpt', (
+      select chat_history_shorten(chat_history_text(m.data), 200) from chat_history_messages m
+        where m.session_key = $1.session_key and m.position between -$1.parked and least($1.message_count, 10) - $1.parked - 1
+          and chat_history_text(m.data) ~ '\S'
+        order by m.position limit 1))
 $_$;
 
 CREATE FUNCTION public.chat_history_show_session(public.chat_history_sessions) RETURNS json
@@ -1485,6 +2207,88 @@ begin
   delete from chat_history_messages m where m.session_key = session.session_key and m.position <= coalesce(upto, hidden);
   delete from chat_history_turns t where t.session_key = session.session_key and t.id = any (turn_ids);
   return json_build_object('messages', messages, 'turns', cardinality(turn_ids), 'feedback', feedback, 'more', more);
+end
+$_$;
+
+CREATE FUNCTION public.chat_history_switch_to(session_id text, alternative uuid, request uuid DEFAULT NULL::uuid, user_id text DEFAULT NULL::text) RETURNS json
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    SET statement_timeout TO '60s'
+    AS $$
+#variable_conflict use_column
+declare
+  session chat_history_sessions;
+  chosen chat_history_alternatives;
+begin
+  session := chat_history_lock_existing(
+    chat_history_owner(chat_history_switch_to.user_id), chat_history_switch_to.session_id);
+  if session.branched_by is distinct from coalesce(request, gen_random_uuid()) then
+    select a.* into chosen from chat_history_alternatives a
+      where a.session_key = session.session_key and a.id = alternative and a.parked > session.cleared_parked;
+    if not found then
+      raise exception 'the conversation has no such alternative any more' using errcode = 'PT404';
+    end if;
+    session := chat_history_branched(chat_history_put_back(session, chosen, gen_random_uuid()), request);
+  end if;
+  return chat_history_show_session(session);
+end
+$$;
+
+CREATE FUNCTION public.chat_history_take_out(public.chat_history_sessions, bigint, uuid) RETURNS public.chat_history_sessions
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_sort TO 'off'
+    AS $_$
+declare
+  session alias for $1;
+  start constant bigint := $2;
+  alternative alias for $3;
+  taken constant bigint := greatest(session.last_position - start + 1, 0);
+  before chat_history_messages;
+  last_kept bigint;            -- ordinal of the turn before
+  here uuid[];                 -- turns with a message among those that go
+  gone uuid[];
+  turns bigint;
+  tokens numeric;
+begin
+  select m.* into before from chat_history_messages m
+    where m.session_key = session.session_key and m.position = start - 1 and start - 1 > session.cleared_position;
+  select t.ordinal into last_kept from chat_history_turns t
+    where t.session_key = session.session_key and t.id = before.turn_id;
+  select coalesce(array_agg(distinct m.turn_id), '{}') into here from chat_history_messages m
+    where m.session_key = session.session_key and m.position >= start;
+  select array(
+    select t.id from chat_history_turns t
+      where t.session_key = session.session_key and t.id = any (here) and t.first_position >= start
+    union
+    select t.id from chat_history_turns t
+      where t.session_key = session.session_key and t.status = 'running' and t.first_position is null
+        and t.alternative_id is null and t.ordinal > session.cleared_turn
+    union
+    select t.id from chat_history_turns t
+      where t.session_key = session.session_key and t.ordinal > greatest(session.cleared_turn, last_kept)
+        and t.first_position is null and t.alternative_id is null) into gone;
+  update chat_history_turns t set branched = true
+    where t.session_key = session.session_key and t.id = any (here) and t.id <> all (gone);
+  with changed as (
+    update chat_history_turns t set alternative_id = alternative
+      where t.session_key = session.session_key and t.id = any (gone) returning t.total_tokens)
+  select count(*), sum(c.total_tokens) into turns, tokens from changed c;
+  session.turn_count := session.turn_count - turns;
+  session.total_tokens := nullif(session.total_tokens - coalesce(tokens, 0), 0);
+  if taken > 0 then
+    session.parked := session.parked + taken;
+    insert into chat_history_alternatives (session_key, user_id, id, position, message_count, parked, follows)
+      values (session.session_key, session.user_id, alternative, start, taken, session.parked, before.id);
+    update chat_history_messages m set position = m.position - start - session.parked
+      where m.session_key = session.session_key and m.position >= start;
+    session.last_position := start - 1;
+    session.message_count := session.message_count - taken;
+  end if;
+  session.last_turn_id := before.turn_id;
+  return session;
 end
 $_$;
 
@@ -1616,7 +2420,7 @@ begin
       select s.session_id, nullif(t.user_id, '') as user_id, t.id as turn_id, coalesce(t.run_id, t.trace_id) as run_id,
           t.project, coalesce(t.started_at, t.created_at) as started_at
         from chat_history_turns t join chat_history_sessions s on s.session_key = t.session_key
-        where (everyone or t.user_id = owner) and (of_session is null or t.session_key = of_session)
+        where not t.copied and (everyone or t.user_id = owner) and (of_session is null or t.session_key = of_session)
           and (since is null or coalesce(t.started_at, t.created_at) >= since)
           and (until is null or coalesce(t.started_at, t.created_at) < until)
           and (after_turn is null or t.id > after_turn)
@@ -1653,15 +2457,9 @@ CREATE FUNCTION public.chat_history_update_session(session_id text, changes json
 declare
   owner constant text := chat_history_owner(chat_history_update_session.user_id);
   given constant json := chat_history_object(changes, 'changes');
-  session chat_history_sessions;
+  session chat_history_sessions := chat_history_lock_existing(owner, chat_history_update_session.session_id);
   one record;
 begin
-  select s.* into session from chat_history_sessions s
-    where s.session_key = chat_history_key(owner, chat_history_update_session.session_id) and s.deleted_at is null
-    for update;
-  if not found then
-    raise exception 'there is no session of this name' using errcode = 'PT404';
-  end if;
   for one in select e.key, e.value, e.value #>> '{}' as text, json_typeof(e.value) as kind from json_each(given) e loop
     if one.key = 'title' and (one.kind = 'null' or one.kind = 'string' and length(one.text) between 1 and 1000) then
       session.title := one.text;
@@ -1728,7 +2526,7 @@ begin
           sum(t.input_tokens) as input_tokens, sum(t.output_tokens) as output_tokens,
           sum(t.total_tokens) as total_tokens, sum(t.total_cost) as total_cost
         from chat_history_turns t join chat_history_sessions s on s.session_key = t.session_key
-        where (everyone or t.user_id = owner) and (of_session is null or t.session_key = of_session)
+        where not t.copied and (everyone or t.user_id = owner) and (of_session is null or t.session_key = of_session)
           and (since is null or coalesce(t.started_at, t.created_at) >= since)
           and (until is null or coalesce(t.started_at, t.created_at) < until)
         group by 1, 2, 3, 4 order by 4, 2, 1, 3) u);
@@ -1834,16 +2632,15 @@ begin
 end
 $_$;
 
-CREATE TABLE public.chat_history_alternatives (
-    session_key uuid NOT NULL,
-    user_id text NOT NULL,
-    id uuid NOT NULL,
-    "position" bigint NOT NULL,
-    message_count bigint NOT NULL,
-    parked bigint NOT NULL,
-    follows uuid,
-    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
-);
+CREATE FUNCTION public.chat_history_words(text, uuid, json) RETURNS tsvector
+    LANGUAGE plpgsql IMMUTABLE COST 5000
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+begin
+  return to_tsvector(chat_history_language(), chat_history_plain(left(chat_history_text($3), 100000)))
+    || array_to_tsvector(array[chat_history_mark('u', $1), chat_history_mark('s', $2::text)]);
+end
+$_$;
 
 CREATE VIEW public.chat_history_daily_usage WITH (security_invoker='true') AS
  SELECT ((COALESCE(started_at, created_at) AT TIME ZONE 'UTC'::text))::date AS day,
@@ -1858,6 +2655,7 @@ CREATE VIEW public.chat_history_daily_usage WITH (security_invoker='true') AS
     sum(total_cost) AS total_cost,
     percentile_cont((0.5)::double precision) WITHIN GROUP (ORDER BY ((EXTRACT(epoch FROM (ended_at - started_at)))::double precision)) AS median_seconds
    FROM public.chat_history_turns t
+  WHERE (NOT copied)
   GROUP BY (((COALESCE(started_at, created_at) AT TIME ZONE 'UTC'::text))::date), NULLIF(user_id, ''::text), model;
 
 CREATE VIEW public.chat_history_feedback_summary WITH (security_invoker='true') AS
@@ -1913,6 +2711,16 @@ SELECT
     NULL::timestamp with time zone AS first_turn_at,
     NULL::timestamp with time zone AS last_turn_at;
 
+CREATE TABLE public.chat_history_shares (
+    session_key uuid NOT NULL,
+    user_id text NOT NULL,
+    token_hash bytea NOT NULL,
+    messages json NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    expires_at timestamp with time zone,
+    revoked_at timestamp with time zone
+);
+
 ALTER TABLE ONLY public.chat_history_alternatives
     ADD CONSTRAINT chat_history_alternatives_pkey PRIMARY KEY (session_key, id);
 
@@ -1937,6 +2745,9 @@ ALTER TABLE ONLY public.chat_history_sessions
 ALTER TABLE ONLY public.chat_history_sessions
     ADD CONSTRAINT chat_history_sessions_session_key_user_id_key UNIQUE (session_key, user_id);
 
+ALTER TABLE ONLY public.chat_history_shares
+    ADD CONSTRAINT chat_history_shares_pkey PRIMARY KEY (session_key, token_hash);
+
 ALTER TABLE ONLY public.chat_history_turns
     ADD CONSTRAINT chat_history_turns_pkey PRIMARY KEY (session_key, id);
 
@@ -1958,6 +2769,8 @@ CREATE INDEX chat_history_sessions_created ON public.chat_history_sessions USING
 CREATE INDEX chat_history_sessions_live ON public.chat_history_sessions USING btree (user_id, session_key) WHERE (deleted_at IS NULL);
 
 CREATE INDEX chat_history_sessions_user ON public.chat_history_sessions USING btree (user_id, session_key);
+
+CREATE INDEX chat_history_shares_token ON public.chat_history_shares USING btree (token_hash);
 
 CREATE INDEX chat_history_turns_alternative ON public.chat_history_turns USING btree (session_key, alternative_id) WHERE (alternative_id IS NOT NULL);
 
@@ -1982,7 +2795,7 @@ CREATE OR REPLACE VIEW public.chat_history_session_usage WITH (security_invoker=
     max(COALESCE(t.started_at, t.created_at)) AS last_turn_at
    FROM (public.chat_history_sessions s
      JOIN public.chat_history_turns t ON ((t.session_key = s.session_key)))
-  WHERE (s.deleted_at IS NULL)
+  WHERE ((s.deleted_at IS NULL) AND (NOT t.copied))
   GROUP BY s.session_key;
 
 ALTER TABLE ONLY public.chat_history_alternatives
@@ -1993,6 +2806,9 @@ ALTER TABLE ONLY public.chat_history_feedback
 
 ALTER TABLE ONLY public.chat_history_messages
     ADD CONSTRAINT chat_history_messages_session_key_user_id_fkey FOREIGN KEY (session_key, user_id) REFERENCES public.chat_history_sessions(session_key, user_id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.chat_history_shares
+    ADD CONSTRAINT chat_history_shares_session_key_user_id_fkey FOREIGN KEY (session_key, user_id) REFERENCES public.chat_history_sessions(session_key, user_id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY public.chat_history_turns
     ADD CONSTRAINT chat_history_turns_session_key_user_id_fkey FOREIGN KEY (session_key, user_id) REFERENCES public.chat_history_sessions(session_key, user_id) ON DELETE CASCADE;
@@ -2006,6 +2822,8 @@ ALTER TABLE public.chat_history_messages ENABLE ROW LEVEL SECURITY;
 ALTER TABLE public.chat_history_migrations ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.chat_history_sessions ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.chat_history_shares ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.chat_history_turns ENABLE ROW LEVEL SECURITY;
 
@@ -2022,6 +2840,10 @@ CREATE POLICY owner ON public.chat_history_messages USING ((user_id = ( SELECT p
   WHERE ((s.session_key = chat_history_messages.session_key) AND (s.user_id = chat_history_messages.user_id))))));
 
 CREATE POLICY owner ON public.chat_history_sessions USING ((user_id = ( SELECT public.chat_history_user() AS chat_history_user))) WITH CHECK ((user_id = ( SELECT public.chat_history_user() AS chat_history_user)));
+
+CREATE POLICY owner ON public.chat_history_shares USING ((user_id = ( SELECT public.chat_history_user() AS chat_history_user))) WITH CHECK (((user_id = ( SELECT public.chat_history_user() AS chat_history_user)) AND (EXISTS ( SELECT
+   FROM public.chat_history_sessions s
+  WHERE ((s.session_key = chat_history_shares.session_key) AND (s.user_id = chat_history_shares.user_id))))));
 
 CREATE POLICY owner ON public.chat_history_turns USING ((user_id = ( SELECT public.chat_history_user() AS chat_history_user))) WITH CHECK (((user_id = ( SELECT public.chat_history_user() AS chat_history_user)) AND (EXISTS ( SELECT
    FROM public.chat_history_sessions s
