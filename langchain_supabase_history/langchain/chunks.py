@@ -15,6 +15,7 @@ from .shapes import as_json, as_messages
 INTERRUPT: Final = "__interrupt__"
 """In what a LangGraph graph gives: why it stopped."""
 
+_ALL: Final = "__remove_all__"  # LangGraph's REMOVE_ALL_MESSAGES
 _AGENT_FIELDS: Final = {"messages", "jump_to"}  # of an agent's state, in one of its updates
 
 
@@ -67,7 +68,11 @@ def _extends(after: Any, before: Any) -> bool:
         return len(before) <= len(after) and all(map(_extends, after, before))
     if isinstance(before, str) and isinstance(after, str):
         return after.startswith(before)
-    return before is None or bool(before == after) or isinstance(before, (int, float))
+    return before is None or bool(before == after) or (_is_number(before) and str(after).startswith(str(before)))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _joined_mappings(chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -79,9 +84,11 @@ def _joined_mappings(chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _joined_or_last(values: Sequence[Any]) -> Any:
+    if all(isinstance(value, (int, float)) for value in values):  # numbers and flags are no text
+        return values[-1]
     try:
         return joined(values)
-    except InvalidMessage:  # what is no answer need not go together: a chain's numbers or flags
+    except InvalidMessage:  # what is no answer need not go together
         return values[-1]
 
 
@@ -161,14 +168,21 @@ def folded(shown: Sequence[BaseMessage], chunks: Sequence[dict[str, Any]]) -> li
 
 def edited(state: Sequence[BaseMessage], edits: Sequence[BaseMessage]) -> list[BaseMessage]:
     """The state after the edits of one update."""
+    forgets = [index for index, edit in enumerate(edits) if isinstance(edit, RemoveMessage) and edit.id == _ALL]
+    if forgets:
+        return list(edits[forgets[-1] + 1 :])
     after = list(state)
+    places = {message.id: index for index, message in enumerate(after) if message.id}
+    removed: set[str | None] = set()
     for edit in edits:
+        place = places.get(edit.id) if edit.id else None
         if isinstance(edit, RemoveMessage):
-            after = [] if edit.id == "__remove_all__" else [message for message in after if message.id != edit.id]
-            continue
-        place = next((i for i, message in enumerate(after) if edit.id and message.id == edit.id), None)
-        if place is None:
-            after.append(edit)
-        else:
+            removed.add(edit.id)
+        elif place is not None:
             after[place] = edit
-    return after
+            removed.discard(edit.id)
+        else:
+            if edit.id:
+                places[edit.id] = len(after)
+            after.append(edit)
+    return [message for message in after if not message.id or message.id not in removed]

@@ -70,8 +70,11 @@ def _end_of_history(messages: Sequence[BaseMessage], history: Sequence[BaseMessa
     by_id = [index for index, message in enumerate(messages) if message.id in known]
     if by_id:
         return by_id[-1] + 1
-    left = iter(history)
-    return sum(1 for _ in itertools.takewhile(lambda message: any(same_said(message, old) for old in left), messages))
+    # Copies without ids: the latest of the conversation, with a question behind it.
+    for count in range(min(len(history), len(messages) - 1), 0, -1):
+        if isinstance(messages[count], HumanMessage) and all(map(same_said, messages, history[-count:])):
+            return count
+    return 0
 
 
 def _end_of_question(messages: Sequence[BaseMessage], question: Sequence[BaseMessage], behind: int) -> int | None:
