@@ -222,6 +222,11 @@ _CODES: Final[dict[str, tuple[type[HistoryError], str, str | None]]] = {
         "The Data API refused the access token's claims: it is expired, or not meant for it.",
         FRESH_TOKEN,
     ),
+    "42704": (
+        InvalidInput,
+        "The database does not know a name: {detail}.",
+        "Of text search configurations, `select cfgname from pg_ts_config` lists what it has.",
+    ),
     "53100": (HistoryError, "The database's disk is full.", "Free space, or let the disk grow; then try again."),
     "57014": (StatementTimeout, "The database cancelled the statement.", None),
     "28P01": (Forbidden, "The database refused the login: {detail}.", LOGIN_ADVICE),

@@ -26,6 +26,7 @@ import tenacity
 from psycopg import sql
 
 from .core.settings import check_schema
+from .errors import InvalidInput
 
 LOCK_SECONDS: Final = 3.0
 _TRIES: Final = 6
@@ -47,7 +48,9 @@ begin
     if (to_regclass('{schema}.chat_history_sessions') is not null
         or to_regclass('{schema}.chat_history_messages') is not null
         or to_regclass('{schema}.chat_history_turns') is not null
-        or to_regclass('{schema}.chat_history_feedback') is not null) then
+        or to_regclass('{schema}.chat_history_feedback') is not null
+        or to_regclass('{schema}.chat_history_alternatives') is not null
+        or to_regclass('{schema}.chat_history_shares') is not null) then
       raise exception 'schema {schema} has a chat_history_... table that {library} did not make'
         using errcode = '42P07', hint = 'Rename that table, or install into another schema.';
     end if;
@@ -119,6 +122,13 @@ end
 $migration$;
 """
 
+# The index of words, beside running writers; what an interrupted try has left is made again.
+_INDEX_SEARCH: Final = (
+    "select {schema}.chat_history_index_search('{language}'::regconfig, build => false)",
+    "create index concurrently if not exists chat_history_messages_words on {schema}.chat_history_messages "
+    "using gin ({schema}.chat_history_words(user_id, session_key, data))",
+)
+
 _CONCURRENT: Final = re.compile(
     r'create (?:unique )?index concurrently if not exists (\w+)\s+on :"schema"\.(\w+)\b[^;]*;'
 )
@@ -186,20 +196,28 @@ def migrations() -> list[Migration]:
     return [Migration(int(name[:4]), name.removesuffix(".sql"), path.read_text("utf-8")) for name, path in found]
 
 
-def script(schema: str = "public", *, erase_with_auth_user: bool = False) -> str:
+def script(
+    schema: str = "public", *, erase_with_auth_user: bool = False, search: str | None = None, shares: bool = False
+) -> str:
     """All migrations as one SQL script for Supabase's SQL editor, `supabase/migrations/` or psql. Running it twice
     changes nothing.
 
     Args:
         schema: The schema that everything goes to.
         erase_with_auth_user: See `migrate`.
+        search: See `migrate`.
+        shares: See `migrate`.
 
     Raises:
-        InvalidSession: The schema's name is not a plain identifier.
+        InvalidSession: The name of the schema or of the configuration is not a plain identifier.
     """
     statements = [migration.statement(schema) for migration in migrations()]
     if erase_with_auth_user:
         statements.append(_erase_with_auth_user(schema))
+    if search is not None:
+        statements.append(f"select \"{schema}\".chat_history_index_search('{_check_language(search)}'::regconfig);")
+    if shares:
+        statements.append(f'select "{schema}".chat_history_open_shares();')
     return "\n".join(statements)
 
 
@@ -220,7 +238,14 @@ def pending(conn: psycopg.Connection[Any], schema: str = "public") -> list[Migra
     return [migration for migration in migrations() if migration.version not in known]
 
 
-def migrate(conninfo: str, *, schema: str = "public", erase_with_auth_user: bool = False) -> list[Migration]:
+def migrate(
+    conninfo: str,
+    *,
+    schema: str = "public",
+    erase_with_auth_user: bool = False,
+    search: str | None = None,
+    shares: bool = False,
+) -> list[Migration]:
     """Install or update the schema, and tell what was applied. Several at once are safe, also through a pooler.
 
     Args:
@@ -228,6 +253,9 @@ def migrate(conninfo: str, *, schema: str = "public", erase_with_auth_user: bool
         schema: The schema that everything goes to.
         erase_with_auth_user: Also make a trigger on Supabase's `auth.users`: whoever is deleted there is erased here
             in the same transaction, as by `delete_user`.
+        search: Also make an index for `search`, beside running writers: the name of a text search configuration, whose
+            language then decides which forms of a word are found (`simple` for none, `english`, `portuguese`, ...).
+        shares: Also let a public key without a user read what is shared, by its token.
 
     Raises:
         Conflict: A table of this name exists that this library did not make, or a migration was applied in another
@@ -238,6 +266,8 @@ def migrate(conninfo: str, *, schema: str = "public", erase_with_auth_user: bool
     """
     from .drivers.psycopg import connect
 
+    if search is not None:
+        _check_language(search)
     with connect(conninfo) as conn:
         todo = pending(conn, schema)
         in_use = len(todo) < len(migrations())
@@ -245,7 +275,19 @@ def migrate(conninfo: str, *, schema: str = "public", erase_with_auth_user: bool
             apply(conn, migration, schema, in_use=in_use)
         if erase_with_auth_user:
             conn.execute(_erase_with_auth_user(schema).encode())
+        if search is not None:
+            for statement in _INDEX_SEARCH:
+                conn.execute(statement.format(schema=f'"{schema}"', language=_check_language(search)).encode())
+        if shares:
+            conn.execute(f'select "{schema}".chat_history_open_shares()'.encode())
         return todo
+
+
+def _check_language(name: object) -> str:
+    """The name of a text search configuration."""
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}(\.[a-z_][a-z0-9_]{0,62})?", name):
+        raise InvalidInput("search must be the name of a text search configuration: simple, english, portuguese, ...")
+    return name
 
 
 @tenacity.retry(

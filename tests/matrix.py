@@ -187,7 +187,7 @@ def plant(store: HistoryStore, conninfo: str, user_id: str, name: str = NAME) ->
 
 # --- attacks on tables
 
-VIEWS = ("_usage", "_summary")
+VIEWS = ("_usage", "_summary", "_list")
 
 
 def on_table(table: str, columns: list[str], victim: Victim, own: Victim) -> Iterator[Request]:

@@ -86,7 +86,22 @@ def main() -> None:
 @click.option(
     "--erase-with-auth-user", is_flag=True, help="Erase a user's conversations when auth.users loses the user."
 )
-def migrate(schema: str, only_print: bool, db_url: str | None, erase_with_auth_user: bool) -> None:
+@click.option(
+    "--search",
+    is_flag=False,
+    flag_value="simple",
+    metavar="[CONFIG]",
+    help="Make an index for searches, in a language: simple (the default), english, portuguese, ...",
+)
+@click.option("--shares", is_flag=True, help="Let a public key without a user read what is shared.")
+def migrate(
+    schema: str,
+    only_print: bool,
+    db_url: str | None,
+    erase_with_auth_user: bool,
+    search: str | None,
+    shares: bool,
+) -> None:
     """Install or update the tables and functions. Running it twice changes nothing.
 
     Printed, the SQL can be pasted into Supabase's SQL editor or a file in supabase/migrations/.
@@ -95,7 +110,7 @@ def migrate(schema: str, only_print: bool, db_url: str | None, erase_with_auth_u
     from ..migrations import migrate as apply, script
 
     if only_print:
-        click.echo(script(schema, erase_with_auth_user=erase_with_auth_user))
+        click.echo(script(schema, erase_with_auth_user=erase_with_auth_user, search=search, shares=shares))
         return
     if not db_url:
         raise click.UsageError(
@@ -103,7 +118,7 @@ def migrate(schema: str, only_print: bool, db_url: str | None, erase_with_auth_u
             "or use --print and paste the SQL into the SQL editor."
         )
     check_conninfo(db_url)
-    done = apply(db_url, schema=schema, erase_with_auth_user=erase_with_auth_user)
+    done = apply(db_url, schema=schema, erase_with_auth_user=erase_with_auth_user, search=search, shares=shares)
     for migration in done:
         click.echo(f"applied {migration.name}")
     click.echo(f"Schema {schema} is up to date.")

@@ -6,6 +6,7 @@
 --   chat_history_fold             text as it is compared: without case and accents
 --   chat_history_shorten          text on one line, cut at a word
 --   chat_history_first_question   what stands in for a title that nobody set
+--   chat_history_last_text        the excerpt of its end
 --   chat_history_show_session     a session as all of these answer it
 --   chat_history_lock_existing    a session's row, locked, where there is one
 --   chat_history_find_position    where a message stands in a conversation
@@ -67,25 +68,29 @@ language sql stable set search_path from current as $$
     where m.type = 'human' order by m.position limit 1
 $$;
 
--- A session as the functions answer it. Its excerpt is the text of the last message that has one.
+-- The text of the last message that has one, shortened.
+create function chat_history_last_text(chat_history_sessions) returns text
+language sql stable set search_path from current as $$
+  select chat_history_shorten(chat_history_text(m.data), 200)
+    from (select * from chat_history_messages m
+            where m.session_key = $1.session_key and m.position > $1.cleared_position
+            order by m.position desc limit 10) m
+    where m.type in ('human', 'ai') and chat_history_text(m.data) ~ '\S' order by m.position desc limit 1
+$$;
+
+-- A session as the functions answer it.
 create function chat_history_show_session(chat_history_sessions) returns json
 language plpgsql stable set search_path from current as $$
 declare
   session alias for $1;
-  excerpt text;
 begin
-  select chat_history_shorten(chat_history_text(m.data), 200) into excerpt
-    from (select * from chat_history_messages m
-            where m.session_key = session.session_key and m.position > session.cleared_position
-            order by m.position desc limit 10) m
-    where m.type in ('human', 'ai') and chat_history_text(m.data) ~ '\S' order by m.position desc limit 1;
   return json_build_object(
     'session_id', session.session_id, 'user_id', nullif(session.user_id, ''),
     'title', coalesce(session.title, chat_history_first_question(session)), 'metadata', session.metadata,
     'created_at', session.created_at, 'updated_at', session.updated_at, 'message_count', session.message_count,
     'last_position', session.last_position, 'epoch', session.epoch, 'revision', session.revision,
     'tags', session.tags, 'pinned', session.pinned, 'archived', session.archived, 'turn_count', session.turn_count,
-    'total_tokens', session.total_tokens, 'excerpt', excerpt, 'forked_from', session.forked_from);
+    'total_tokens', session.total_tokens, 'excerpt', chat_history_last_text(session), 'forked_from', session.forked_from);
 end
 $$;
 

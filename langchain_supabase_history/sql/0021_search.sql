@@ -39,20 +39,30 @@ begin
 end
 $$;
 
+-- Whether there is an index of words, whole.
+create function chat_history_has_index() returns boolean
+language sql stable set search_path from current as $$
+  select exists (
+    select from pg_index i where i.indexrelid = to_regclass('chat_history_messages_words') and i.indisvalid)
+$$;
+
 -- Make the index, in a language: a text search configuration such as 'simple', 'english' or 'portuguese'; null removes
--- it. Searches answer without the index too, by reading all of a user's messages. For the tables' owner alone.
-create function chat_history_index_search(configuration regconfig default 'pg_catalog.simple') returns void
+-- it. Searches answer without the index too, by reading all of a user's messages. For the tables' owner alone. Nobody
+-- can append while it is being made: where that is too long, `build => false` leaves the last statement to the caller,
+-- who runs it as `create index concurrently`, in no transaction.
+create function chat_history_index_search(
+  configuration regconfig default 'pg_catalog.simple', build boolean default true)
+returns void
 language plpgsql set search_path from current as $$
 begin
-  if configuration is not null and configuration = chat_history_language()
-     and to_regclass('chat_history_messages_words') is not null then
+  if configuration is not null and configuration = chat_history_language() and chat_history_has_index() then
     return;
   end if;
   drop index if exists chat_history_messages_words;
   execute format('create or replace function chat_history_language() returns regconfig
                   language sql stable parallel safe set search_path from current as $code$ select %L::regconfig $code$',
                  coalesce(configuration, 'pg_catalog.simple'::regconfig)::text);
-  if configuration is not null then
+  if configuration is not null and build then
     create index chat_history_messages_words on chat_history_messages
       using gin (chat_history_words(user_id, session_key, data)) with (fastupdate = on);
   end if;
@@ -194,7 +204,7 @@ declare
   words constant tsquery := chat_history_search_query(query);
   parts text[] := chat_history_search_parts(query);
   place constant json := chat_history_json(after);
-  indexed constant boolean := to_regclass('chat_history_messages_words') is not null;
+  indexed constant boolean := chat_history_has_index();
   reply json;
 begin
   if words is null and parts = '{}' then

@@ -897,6 +897,14 @@ begin
 end
 $_$;
 
+CREATE FUNCTION public.chat_history_has_index() RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+  select exists (
+    select from pg_index i where i.indexrelid = to_regclass('chat_history_messages_words') and i.indisvalid)
+$$;
+
 CREATE FUNCTION public.chat_history_hidden(public.chat_history_sessions, boolean) RETURNS json
     LANGUAGE plpgsql STABLE
     SET search_path TO 'public', 'pg_temp'
@@ -927,20 +935,19 @@ begin
 end
 $_$;
 
-CREATE FUNCTION public.chat_history_index_search(configuration regconfig DEFAULT 'simple'::regconfig) RETURNS void
+CREATE FUNCTION public.chat_history_index_search(configuration regconfig DEFAULT 'simple'::regconfig, build boolean DEFAULT true) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'public', 'pg_temp'
     AS $_$
 begin
-  if configuration is not null and configuration = chat_history_language()
-     and to_regclass('chat_history_messages_words') is not null then
+  if configuration is not null and configuration = chat_history_language() and chat_history_has_index() then
     return;
   end if;
   drop index if exists chat_history_messages_words;
   execute format('create or replace function chat_history_language() returns regconfig
                   language sql stable parallel safe set search_path from current as $code$ select %L::regconfig $code$',
                  coalesce(configuration, 'pg_catalog.simple'::regconfig)::text);
-  if configuration is not null then
+  if configuration is not null and build then
     create index chat_history_messages_words on chat_history_messages
       using gin (chat_history_words(user_id, session_key, data)) with (fastupdate = on);
   end if;
@@ -1083,6 +1090,17 @@ CREATE FUNCTION public.chat_history_language() RETURNS regconfig
     LANGUAGE sql STABLE PARALLEL SAFE
     SET search_path TO 'public', 'pg_temp'
     AS $$ select 'pg_catalog.simple'::regconfig $$;
+
+CREATE FUNCTION public.chat_history_last_text(public.chat_history_sessions) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+  select chat_history_shorten(chat_history_text(m.data), 200)
+    from (select * from chat_history_messages m
+            where m.session_key = $1.session_key and m.position > $1.cleared_position
+            order by m.position desc limit 10) m
+    where m.type in ('human', 'ai') and chat_history_text(m.data) ~ '\S' order by m.position desc limit 1
+$_$;
 
 CREATE FUNCTION public.chat_history_later_status(text, text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -1909,7 +1927,7 @@ declare
   words constant tsquery := chat_history_search_query(query);
   parts text[] := chat_history_search_parts(query);
   place constant json := chat_history_json(after);
-  indexed constant boolean := to_regclass('chat_history_messages_words') is not null;
+  indexed constant boolean := chat_history_has_index();
   reply json;
 begin
   if words is null and parts = '{}' then
@@ -2133,20 +2151,14 @@ CREATE FUNCTION public.chat_history_show_session(public.chat_history_sessions) R
     AS $_$
 declare
   session alias for $1;
-  excerpt text;
 begin
-  select chat_history_shorten(chat_history_text(m.data), 200) into excerpt
-    from (select * from chat_history_messages m
-            where m.session_key = session.session_key and m.position > session.cleared_position
-            order by m.position desc limit 10) m
-    where m.type in ('human', 'ai') and chat_history_text(m.data) ~ '\S' order by m.position desc limit 1;
   return json_build_object(
     'session_id', session.session_id, 'user_id', nullif(session.user_id, ''),
     'title', coalesce(session.title, chat_history_first_question(session)), 'metadata', session.metadata,
     'created_at', session.created_at, 'updated_at', session.updated_at, 'message_count', session.message_count,
     'last_position', session.last_position, 'epoch', session.epoch, 'revision', session.revision,
     'tags', session.tags, 'pinned', session.pinned, 'archived', session.archived, 'turn_count', session.turn_count,
-    'total_tokens', session.total_tokens, 'excerpt', excerpt, 'forked_from', session.forked_from);
+    'total_tokens', session.total_tokens, 'excerpt', chat_history_last_text(session), 'forked_from', session.forked_from);
 end
 $_$;
 
@@ -2689,12 +2701,47 @@ END) STORED,
     CONSTRAINT tokens CHECK ((tokens >= 0))
 );
 
+CREATE VIEW public.chat_history_message_list WITH (security_invoker='true') AS
+ SELECT s.session_id,
+    NULLIF(m.user_id, ''::text) AS user_id,
+    m."position",
+    m.id,
+    m.turn_id,
+    m.type,
+    public.chat_history_text(m.data) AS text,
+    m.data,
+    m.tokens,
+    m.in_context,
+    m.begins_turn,
+    m.created_at
+   FROM (public.chat_history_messages m
+     JOIN public.chat_history_sessions s ON ((s.session_key = m.session_key)))
+  WHERE ((s.deleted_at IS NULL) AND (m."position" > s.cleared_position));
+
 CREATE TABLE public.chat_history_migrations (
     version integer NOT NULL,
     name text NOT NULL,
     checksum text NOT NULL,
     applied_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
 );
+
+CREATE VIEW public.chat_history_session_list WITH (security_invoker='true') AS
+ SELECT session_id,
+    NULLIF(user_id, ''::text) AS user_id,
+    COALESCE(title, public.chat_history_first_question(s.*)) AS title,
+    tags,
+    pinned,
+    archived,
+    metadata,
+    created_at,
+    updated_at,
+    message_count,
+    turn_count,
+    total_tokens,
+    public.chat_history_last_text(s.*) AS excerpt,
+    forked_from
+   FROM public.chat_history_sessions s
+  WHERE ((deleted_at IS NULL) AND ((message_count > 0) OR ((title IS NOT NULL) AND (last_position = 0))));
 
 CREATE VIEW public.chat_history_session_usage AS
 SELECT

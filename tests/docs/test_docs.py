@@ -108,6 +108,8 @@ def environment(
 def _forget_sessions(data_api: servers.Lite, users: list[tuple[str, str]]) -> None:
     """The pages' sessions have fixed names, and the Data API's database is shared with other tests."""
     with HistoryStore.from_supabase(data_api.url, servers.SECRET_KEY) as store:
+        for name in ("ada-of-the-docs", "guest-of-the-docs"):
+            store.delete_user(name)
         for owner in (store, store.for_user("ada"), store.for_user("bob"), store.for_user(users[0][0])):
             for name in ("ada-1", "first-day", "default", "orders", "long", "odd"):
                 owner.delete_session(name)

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
-from langchain_supabase_history import HistoryStore, InvalidInput, InvalidSession, SearchHit
+from langchain_supabase_history import HistoryStore, InvalidInput, InvalidSession, SearchHit, migrate
+from langchain_supabase_history.migrations import script
 from tests import servers
 from tests.conftest import Api
 
@@ -166,6 +167,34 @@ def test_a_language_knows_forms_of_words_and_may_change(indexed: Any) -> None:
         assert row == (language is not None,)
     with pytest.raises(psycopg.errors.UndefinedObject):
         conn.execute("select chat_history_index_search('klingon')")
+
+
+def test_the_index_is_made_beside_running_writers_or_by_a_script(
+    database: str, empty_database: str, indexed: Any
+) -> None:
+    store, conn = indexed
+    conn.execute("update pg_index set indisvalid = false where indexrelid = 'chat_history_messages_words'::regclass")
+    store.append("s", [HumanMessage("running late")])
+    assert len(store.search("runs")) == 1  # what an interrupted try has left is not used
+    migrate(database, search="portuguese")
+    assert conn.execute("select chat_history_language()::text, chat_history_has_index()").fetchone() == (
+        "portuguese",
+        True,
+    )
+    assert (len(store.search("runs")), len(store.search("running"))) == (0, 1)
+    migrate(database, search="portuguese", shares=True)
+    migrate(database)
+    query = "select chat_history_language()::text, chat_history_shares_open(), chat_history_has_index()"
+    assert conn.execute(query).fetchone() == ("portuguese", True, True)
+    for bad in ("x'; drop table y", "", 7, "Ünï"):
+        with pytest.raises(InvalidInput, match="configuration"):
+            migrate(database, search=bad)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="klingon"):
+        migrate(database, search="klingon")
+    with psycopg.connect(empty_database, autocommit=True) as other:
+        for _ in range(2):
+            other.execute(script(search="english", shares=True).encode())
+        assert other.execute(query).fetchone() == ("english", True, True)
 
 
 def test_a_long_message_is_stored_and_found_by_its_beginning(indexed: Any) -> None:

@@ -12,7 +12,7 @@ import sys
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -251,6 +251,21 @@ BAD_BY_NAME: dict[str, list[Any]] = {
     "tags": ["text", [""], ["\x00"], [7], [None], ["x"] * 101, ["x" * 201], 7, b"x", {1}, object(), Hostile()],
     "metadata": ["text", 7, [], {1: 2}, {"\x00": 1}, {"$type": 1}, {"a": object()}, {"a": DEEP}, RECURSIVE, Hostile()],
     "prefix": [*NOT_TEXT[1:], *TOO_LONG, *[bad for bad in NO_STR if bad is not None]],
+    "before": [0, -1, 2**63, True, 1.5, "1", None, b"1", [], {}, object(), Hostile(), HumanMessage("x")],
+    "upto": [0, -1, 2**63, True, 1.5, "1", b"1", [], {}, object(), Hostile(), HumanMessage("x")],
+    "n": [0, 1001, *NO_INT],
+    "alternative": ["", "x", "\x00", 7, None, b"x", [], {}, object(), Hostile()],
+    "expires": [
+        7,
+        "1 day",
+        datetime(2026, 1, 1),
+        datetime(2020, 1, 1, tzinfo=UTC),
+        timedelta(0),
+        timedelta.max,
+        Hostile(),
+    ],
+    "token": [*NOT_TEXT, *TOO_LONG, *NO_STR],
+    "types": ["human", [], [""], ["\x00"], [7], [None], ["x" * 101], 7, {"human": 1}, object(), Hostile()],
     "order": ["", "newest", "activity ", "title; drop table x", 7, None, b"title", ["title"], object(), Hostile()],
     "score": ["1", math.nan, math.inf, -math.inf, [], object(), Hostile(), b"1"],
 }
