@@ -13,9 +13,21 @@ from langchain_core.messages import AIMessage, HumanMessage
 
 from langchain_supabase_history import HistoryStore, Turn
 
-
-SHOWN = """session_id title tags pinned archived metadata created_at updated_at message_count turn_count total_tokens
-excerpt forked_from""".split()
+SHOWN = [
+    "session_id",
+    "title",
+    "tags",
+    "pinned",
+    "archived",
+    "metadata",
+    "created_at",
+    "updated_at",
+    "message_count",
+    "turn_count",
+    "total_tokens",
+    "excerpt",
+    "forked_from",
+]
 
 
 @pytest.fixture
@@ -41,7 +53,8 @@ def test_the_views_give_what_the_methods_give(store: HistoryStore, conn: psycopg
     user = store.for_user(session)
     fill(user)
     rows = conn.execute(
-        f"select {', '.join(SHOWN)} from chat_history_session_list where user_id = %s order by updated_at desc".encode(),
+        f"select {', '.join(SHOWN)} from chat_history_session_list "
+        "where user_id = %s order by updated_at desc".encode(),
         [session],
     ).fetchall()
     expected = [tuple(getattr(s, name) for name in SHOWN) for s in user.sessions()]
