@@ -36,7 +36,8 @@ $$;
 -- Text as it is compared: without case and accents. Everything is built in, no extension is needed.
 create function chat_history_fold(value text) returns text
 language sql immutable strict parallel safe set search_path from current as $$
-  select lower(normalize(regexp_replace(normalize(value, NFD), U&'[\0300-\036F]', '', 'g'), NFC))
+  select lower(case when octet_length(value) = length(value) then value  -- nothing but ASCII
+    else normalize(regexp_replace(normalize(value, NFD), U&'[\0300-\036F]', '', 'g'), NFC) end)
 $$;
 
 -- Text on one line, cut at a word where it has more characters than the second argument; null where it has none.

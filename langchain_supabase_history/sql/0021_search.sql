@@ -20,8 +20,8 @@ language sql stable parallel safe set search_path from current as $$ select 'pg_
 -- Text as it is searched: folded, each character of punctuation a space. It has as many characters as the folded text.
 create function chat_history_plain(value text) returns text
 language sql immutable strict parallel safe set search_path from current as $$
-  select translate(chat_history_fold(value),
-                   E'!"#$%&''()*+,-./:;<=>?@[\\]^_`{|}~\t\n\r«»“”‘’„–—…¿¡·、。，！？；：（）「」『』【】《》', repeat(' ', 80))
+  select regexp_replace(chat_history_fold(value),
+                        E'[\\x01-\\x1f!-/:-@\\[-`{-~«»“”‘’„–—…¿¡·、。，！？；：（）「」『』【】《》]', ' ', 'g')
 $$;
 
 -- The word that stands for a user or a session in the index. No word of a text looks like it.

@@ -15,7 +15,7 @@ create function chat_history_fork_session(
   user_id text default null, request uuid default null)
 returns json
 language plpgsql set search_path from current set statement_timeout to '60s'
-  set enable_seqscan to off set enable_bitmapscan to off as $$
+  set enable_seqscan to off set enable_bitmapscan to off set enable_hashjoin to off set enable_mergejoin to off as $$
 #variable_conflict use_column
 declare
   owner constant text := chat_history_owner(chat_history_fork_session.user_id);
@@ -24,6 +24,7 @@ declare
   target chat_history_sessions;
   last bigint;
   shift bigint;      -- from a position of the source to one of the copy
+  turns uuid[];      -- those that go along
 begin
   -- Both rows are locked in the order of their keys: two forks that cross each other do not wait for one another.
   if chat_history_key(owner, new_session_id) < chat_history_key(owner, name) then
@@ -44,19 +45,17 @@ begin
   end if;
   last := greatest(last, source.cleared_position);
   shift := target.last_position - source.cleared_position;
+  select array_agg(distinct m.turn_id) into turns from chat_history_messages m
+    where m.session_key = source.session_key and m.position > source.cleared_position and m.position <= last;
 
   insert into chat_history_turns
-    select n.* from (
-        select t.*, row_number() over (order by t.ordinal) as place from chat_history_turns t
-          where t.session_key = source.session_key and t.id in (
-            select m.turn_id from chat_history_messages m
-              where m.session_key = source.session_key and m.position > source.cleared_position and m.position <= last)) t,
-      chat_history_turns whole,
-      json_populate_record(whole, json_build_object(
-        'session_key', target.session_key, 'ordinal', target.last_turn + t.place, 'question', null, 'copied', true,
-        'first_position', t.first_position + shift,
-        'status', case t.status when 'running' then 'interrupted' else t.status end)) n
-      where whole.session_key = source.session_key and whole.id = t.id;
+    select n.*
+      from (select t as turn, row_number() over (order by t.ordinal) as place
+              from unnest(turns) u (id) join chat_history_turns t on t.session_key = source.session_key and t.id = u.id) t,
+        json_populate_record(t.turn, json_build_object(
+          'session_key', target.session_key, 'ordinal', target.last_turn + t.place, 'question', null, 'copied', true,
+          'first_position', (t.turn).first_position + shift,
+          'status', case (t.turn).status when 'running' then 'interrupted' else (t.turn).status end)) n;
   insert into chat_history_messages (session_key, user_id, position, id, turn_id, type, data, tokens, in_context,
       begins_turn, created_at)
     select target.session_key, owner, m.position + shift, m.id, m.turn_id, m.type, m.data, m.tokens, m.in_context,
@@ -64,11 +63,10 @@ begin
       from chat_history_messages m
       where m.session_key = source.session_key and m.position > source.cleared_position and m.position <= last;
   insert into chat_history_feedback
-    select n.* from chat_history_feedback f,
+    select n.* from unnest(turns) u (id)
+        join chat_history_feedback f on f.session_key = source.session_key and f.turn_id = u.id,
       json_populate_record(f, json_build_object('session_key', target.session_key, 'unsent', false)) n
-      where f.session_key = source.session_key
-        and exists (select from chat_history_turns t where t.session_key = target.session_key and t.id = f.turn_id)
-        and (f.message_id is null or exists (
+      where (f.message_id is null or exists (
           select from chat_history_messages m where m.session_key = target.session_key and m.id = f.message_id));
 
   update chat_history_sessions s set

@@ -651,7 +651,8 @@ CREATE FUNCTION public.chat_history_fold(value text) RETURNS text
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     SET search_path TO 'public', 'pg_temp'
     AS $$
-  select lower(normalize(regexp_replace(normalize(value, NFD), U&'[\0300-\036F]', '', 'g'), NFC))
+  select lower(case when octet_length(value) = length(value) then value  -- nothing but ASCII
+    else normalize(regexp_replace(normalize(value, NFD), U&'[\0300-\036F]', '', 'g'), NFC) end)
 $$;
 
 CREATE FUNCTION public.chat_history_fork_session(session_id text, new_session_id text, upto bigint DEFAULT NULL::bigint, message_id uuid DEFAULT NULL::uuid, user_id text DEFAULT NULL::text, request uuid DEFAULT NULL::uuid) RETURNS json
@@ -660,6 +661,8 @@ CREATE FUNCTION public.chat_history_fork_session(session_id text, new_session_id
     SET statement_timeout TO '60s'
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
     AS $$
 #variable_conflict use_column
 declare
@@ -669,6 +672,7 @@ declare
   target chat_history_sessions;
   last bigint;
   shift bigint;      -- from a position of the source to one of the copy
+  turns uuid[];      -- those that go along
 begin
   -- Both rows are locked in the order of their keys: two forks that cross each other do not wait for one another.
   if chat_history_key(owner, new_session_id) < chat_history_key(owner, name) then
@@ -689,19 +693,17 @@ begin
   end if;
   last := greatest(last, source.cleared_position);
   shift := target.last_position - source.cleared_position;
+  select array_agg(distinct m.turn_id) into turns from chat_history_messages m
+    where m.session_key = source.session_key and m.position > source.cleared_position and m.position <= last;
 
   insert into chat_history_turns
-    select n.* from (
-        select t.*, row_number() over (order by t.ordinal) as place from chat_history_turns t
-          where t.session_key = source.session_key and t.id in (
-            select m.turn_id from chat_history_messages m
-              where m.session_key = source.session_key and m.position > source.cleared_position and m.position <= last)) t,
-      chat_history_turns whole,
-      json_populate_record(whole, json_build_object(
-        'session_key', target.session_key, 'ordinal', target.last_turn + t.place, 'question', null, 'copied', true,
-        'first_position', t.first_position + shift,
-        'status', case t.status when 'running' then 'interrupted' else t.status end)) n
-      where whole.session_key = source.session_key and whole.id = t.id;
+    select n.*
+      from (select t as turn, row_number() over (order by t.ordinal) as place
+              from unnest(turns) u (id) join chat_history_turns t on t.session_key = source.session_key and t.id = u.id) t,
+        json_populate_record(t.turn, json_build_object(
+          'session_key', target.session_key, 'ordinal', target.last_turn + t.place, 'question', null, 'copied', true,
+          'first_position', (t.turn).first_position + shift,
+          'status', case (t.turn).status when 'running' then 'interrupted' else (t.turn).status end)) n;
   insert into chat_history_messages (session_key, user_id, position, id, turn_id, type, data, tokens, in_context,
       begins_turn, created_at)
     select target.session_key, owner, m.position + shift, m.id, m.turn_id, m.type, m.data, m.tokens, m.in_context,
@@ -709,11 +711,10 @@ begin
       from chat_history_messages m
       where m.session_key = source.session_key and m.position > source.cleared_position and m.position <= last;
   insert into chat_history_feedback
-    select n.* from chat_history_feedback f,
+    select n.* from unnest(turns) u (id)
+        join chat_history_feedback f on f.session_key = source.session_key and f.turn_id = u.id,
       json_populate_record(f, json_build_object('session_key', target.session_key, 'unsent', false)) n
-      where f.session_key = source.session_key
-        and exists (select from chat_history_turns t where t.session_key = target.session_key and t.id = f.turn_id)
-        and (f.message_id is null or exists (
+      where (f.message_id is null or exists (
           select from chat_history_messages m where m.session_key = target.session_key and m.id = f.message_id));
 
   update chat_history_sessions s set
@@ -1539,10 +1540,10 @@ $_$;
 CREATE FUNCTION public.chat_history_plain(value text) RETURNS text
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     SET search_path TO 'public', 'pg_temp'
-    AS $_$
-  select translate(chat_history_fold(value),
-                   E'!"#$%&''()*+,-./:;<=>?@[\\]^_`{|}~\t\n\r«»“”‘’„–—…¿¡·、。，！？；：（）「」『』【】《》', repeat(' ', 80))
-$_$;
+    AS $$
+  select regexp_replace(chat_history_fold(value),
+                        E'[\\x01-\\x1f!-/:-@\\[-`{-~«»“”‘’„–—…¿¡·、。，！？；：（）「」『』【】《》]', ' ', 'g')
+$$;
 
 CREATE FUNCTION public.chat_history_pop_messages(session_id text, n integer DEFAULT 1, alternative uuid DEFAULT NULL::uuid, user_id text DEFAULT NULL::text) RETURNS json
     LANGUAGE plpgsql
