@@ -46,8 +46,10 @@ def at_key(value: dict[str, Any], key: str | None, what: str) -> Any:
 
 
 def key_of(value: dict[str, Any], key: str | None, default: str) -> str:
-    """The key that was named, else the only one that there is, else the default."""
-    return key or (next(iter(value)) if len(value) == 1 else default)
+    """The key that was named, else the only one that there is, else the default, else `messages`, an agent's."""
+    if key is None and len(value) == 1:
+        return str(next(iter(value)))
+    return key or ("messages" if default not in value and "messages" in value else default)
 
 
 @dataclass

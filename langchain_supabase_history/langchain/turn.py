@@ -21,7 +21,7 @@ from ..operations.messages import append_call, begin_call, list_messages
 from ..operations.turns import list_turns
 from ..records import Loaded, Status, Turn
 from .audit import TurnAudit
-from .gained import in_the_end
+from .gained import in_the_end, same_said
 from .graphs import has_channel, is_command, is_resume
 from .output import Keys, Output, at_key, key_of
 from .progress import Progress
@@ -29,6 +29,7 @@ from .shapes import as_messages, with_ids
 from .writing import aexecute_to_its_end, execute_to_its_end
 
 _OPEN: Final = "__chat_history_turns"  # in `configurable`: the turns that a run is inside of
+_ADDRESS: Final = {"thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map"}  # a graph's own thread
 _RESUMABLE: Final = ("running", "interrupted")
 _NEWEST: Final = 200  # messages that a resumed turn looks for its own among
 
@@ -64,8 +65,10 @@ class OpenTurn:
         self.progress = Progress(audit=TurnAudit(content=keys.document_content))
         self.question: list[BaseMessage] = []
         self.messages: list[BaseMessage] = []  # what will be stored of it
-        self._around = tuple(_turns_around(config) + _turns_around(var_child_runnable_config.get()))
-        self._has_limit = config is not None and "recursion_limit" in config
+        self._ambient = dict((var_child_runnable_config.get() or {}).get("configurable") or {})
+        self._around = tuple(_turns_around(config) + list(self._ambient.get(_OPEN) or ()))
+        self._config: RunnableConfig = config or {}
+        self._waiting: list[BaseMessage] = []  # the question as it waits on the turn's row
         self._question_ids = message_ids(0)
         self._resumed: Turn | None = None
         self._epoch: int | None = None
@@ -112,6 +115,7 @@ class OpenTurn:
         if self.question:
             if self.graph is not None:
                 self.question = with_ids(self.question, taken=kept)
+            self._waiting = self.question
             self._question_ids = message_ids(len(self.question))
             turn = self.progress.turn([], "running")
             loaded: Loaded = yield begin_call(
@@ -130,7 +134,7 @@ class OpenTurn:
         if newest.items and newest.items[0].status in _RESUMABLE:
             self._resumed = newest.items[0]
             self.progress.id = self._resumed.id
-            self.question = self._resumed.question
+            self.question = self._waiting = self._resumed.question
         page = yield from list_messages(self.store.scope, self.session_id, limit=_NEWEST, newest_first=True)
         self.output.history = [stored.message for stored in reversed(page.items)]
 
@@ -145,7 +149,9 @@ class OpenTurn:
             self.output.history = [*self.output.history, *kept]
             return input
         history = [] if kept else history_before(loaded, self.question)
-        asked = [message for message in self.question if message.type != "system" or message not in history[:1]]
+        front = history[:1]  # the same instructions come with each question, where a prompt makes it
+        asked = [m for m in self.question if m.type != "system" or not any(same_said(m, first) for first in front)]
+        self.question = self.output.question = asked
         if self.graph is not None:
             history = with_ids(history, taken=asked)
         self.output.history = [*kept, *history]
@@ -173,8 +179,17 @@ class OpenTurn:
         child = run_manager.get_child()
         assert self.progress.audit is not None
         child.add_handler(self.progress.audit)
-        patched = patch_config(config, callbacks=child, configurable={_OPEN: (*self._around, self._identity())})
-        if patched.get("recursion_limit") == DEFAULT_RECURSION_LIMIT and not self._has_limit:
+        called_with = self._config.get("configurable") or {}
+        # As graphs themselves do: what runs around them reaches them, but for their own config and the call's.
+        ambient = self._ambient if _ADDRESS.isdisjoint(called_with) else {}
+        own: dict[str, Any] = getattr(self.graph, "config", None) or {}
+        configurable = {**ambient, **(own.get("configurable") or {}), **called_with}
+        configurable[_OPEN] = (*self._around, self._identity())
+        patched = patch_config(config, callbacks=child, configurable=configurable)
+        if own.get("metadata"):
+            named = self._config.get("metadata") or {}
+            patched["metadata"] = {**(patched.get("metadata") or {}), **own["metadata"], **named}
+        if patched.get("recursion_limit") == DEFAULT_RECURSION_LIMIT and "recursion_limit" not in self._config:
             del patched["recursion_limit"]  # LangChain's default, which would replace the runnable's own
         return patched
 
@@ -230,7 +245,7 @@ class OpenTurn:
             question, answer = in_the_end(question, answer, state)
             self.messages = [*question, *answer]
         edited = None
-        if question != self.question:
+        if question != self._waiting:
             ids = [*self._question_ids, *message_ids(max(0, len(question) - len(self._question_ids)))]
             edited = list(zip(ids, question, strict=False))
         return append_call(
@@ -239,7 +254,7 @@ class OpenTurn:
             answer,
             turn=self._record(status, error),
             known_epoch=self._epoch,
-            asked=bool(self.question),
+            asked=bool(self._waiting),
             question=edited,
         )
 

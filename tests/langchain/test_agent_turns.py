@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypedDict
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import (
+    AgentState,
     HumanInTheLoopMiddleware,
     PIIMiddleware,
     SummarizationMiddleware,
@@ -587,6 +588,28 @@ def test_a_prompt_in_front(store: HistoryStore, session: str) -> None:
         RUNS[way](chain, {"topic": "rivers"}, config_of(session))
     assert stored(store, session)[::2] == ["human: About rivers?"] * 3
     assert stored(store, session)[1::2] == ["ai: saw 1", "ai: saw 3", "ai: saw 5"]
+
+
+@pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream-default", "batch"])
+@pytest.mark.parametrize("kind", ["function", "agent"])
+def test_instructions_that_come_with_each_question(store: HistoryStore, session: str, kind: str, way: str) -> None:
+    prompt = ChatPromptTemplate.from_messages([("system", "Be brief."), ("human", "{q}")])
+    says = model("a0", "a1", "a2")
+    bot = prompt | store.with_history(says if kind == "function" else create_agent(says, []))
+    for n in range(3):
+        RUNS[way](bot, {"q": f"q{n}"}, config_of(session))
+    turns = [line for n in range(3) for line in (f"human: q{n}", f"ai: a{n}")]
+    assert stored(store, session) == ["system: Be brief.", *turns]
+
+
+def test_an_agent_with_further_fields(store: HistoryStore, session: str) -> None:
+    class State(AgentState):  # type: ignore[type-arg]
+        mood: str
+
+    bot = store.with_history(create_agent(model("a0", "a1"), [], state_schema=State))
+    for n in range(2):
+        bot.invoke({**question(f"q{n}"), "mood": "good"}, config_of(session))  # type: ignore[dict-item]
+    assert stored(store, session) == ["human: q0", "ai: a0", "human: q1", "ai: a1"]
 
 
 @pytest.mark.filterwarnings("ignore:This API is in beta")
