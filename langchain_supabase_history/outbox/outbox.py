@@ -41,6 +41,7 @@ from ..errors import (
     StoreClosed,
     Unavailable,
 )
+from ..operations.branches import FORK, POP, REWIND
 from ..operations.messages import APPEND
 from ..operations.retention import DELETE_USER
 from ..operations.sessions import CLEAR, DELETE_SESSION
@@ -315,6 +316,10 @@ class Outbox:
         if op.erased_user is not None or op.hold is not None:
             with self._connection() as db:
                 self._strike(db, op)
+        if op.call.function in (FORK, POP, REWIND):  # a raised epoch that the reply does not tell, or another session's
+            with self._lock:
+                self._epochs.pop(op.key, None)
+            return reply
         epoch = getattr(reply, "epoch", op.epoch)
         if epoch is not None:
             with self._lock:

@@ -393,6 +393,27 @@ def test_what_came_after_an_own_erasure_is_stored(wire: Proxy, make: Any, sessio
         assert store.load(session) == QA
 
 
+@pytest.mark.parametrize("way", ["rewind", "pop", "switch", "fork"])
+def test_what_came_after_an_own_branch_is_stored(wire: Proxy, make: Any, session: str, way: str) -> None:
+    store = make()
+    store.append(session, QA)
+    if way in ("rewind", "switch"):
+        made = store.rewind_session(session, before=1)
+        if way == "switch":
+            store.switch_to(session, made)
+    elif way == "pop":
+        store.pop_messages(session, 2)
+    else:
+        store.delete_session("fork of " + session)
+        store.fork_session(session, "fork of " + session)
+    with cut(wire):
+        store.append(session, [HumanMessage("afterwards")])
+    assert store.flush() <= 1  # the background may have been faster
+    assert store.waiting() == []
+    before = [] if way in ("rewind", "pop") else QA
+    assert store.load(session) == [*before, HumanMessage("afterwards")]
+
+
 def test_the_oldest_epochs_are_forgotten_first(make: Any, session: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox, "_EPOCHS", 2)
     store = make()
