@@ -60,7 +60,8 @@ class StoredMessage:
 
     Attributes:
         id: Its row id, minted before the first try. Not LangChain's `message.id`, which identifies no row.
-        position: Its place in the session; positions only grow.
+        position: Its place in the conversation, counted from 1. Where messages were taken out, later ones get their
+            positions.
     """
 
     id: UUID

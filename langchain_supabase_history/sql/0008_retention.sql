@@ -7,7 +7,7 @@
 -- It waits for nobody: a session that is being written to is passed over until the next time.
 
 -- A session as it stands once only its newest messages are kept; as it is, where nothing is beyond them. The turn that
--- the oldest of these belongs to stays whole, unless that keeps more than as many again. Positions never go back, so
+-- the oldest of these belongs to stays whole, unless that keeps more than as many again. Positions are kept, so
 -- the rest is hidden like cleared messages are; the epoch is raised, so that a late replay brings none of it back.
 create function chat_history_trimmed(chat_history_sessions, integer) returns chat_history_sessions
 language plpgsql stable set search_path from current as $$

@@ -21,6 +21,7 @@ from langchain_supabase_history import (
     Reassigned,
     Turn,
 )
+from langchain_supabase_history.doctor.guards import grants
 from tests import servers
 from tests.conftest import Api
 
@@ -263,6 +264,8 @@ def test_a_public_key_reads_shares_only_where_they_are_open(patient: tuple[str, 
         for open_ in (False, True, False):
             conn.execute("select chat_history_open_shares(%s)", [open_])
             conn.execute("select chat_history_grant()")  # as each migration ends
+            (facts,) = conn.execute("select chat_history_guards()").fetchone() or ({},)
+            assert [finding.status for finding in grants(facts, "")] == ["ok"]
             if open_:
                 assert texts(public.shared(token)) == texts(QA)
                 with pytest.raises(NotFound):
