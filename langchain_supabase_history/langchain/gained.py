@@ -41,6 +41,21 @@ def new_messages(
     return [message for message in found[start:] if not message.id or message.id not in shown]
 
 
+def without_state(messages: Sequence[BaseMessage], history: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """A turn as `RunnableWithMessageHistory` hands it on, without what an agent repeats in its state: behind the question
+    that wrapper puts the agent's whole state, the history and the question among it.
+
+    Args:
+        history: The conversation that the agent was shown.
+    """
+    for count in range(1, (len(messages) - len(history)) // 2 + 1):
+        question = messages[:count]
+        shown = [*history, *question]
+        if all(map(same_said, messages[count:], shown)):
+            return [*question, *messages[count + len(shown) :]]
+    return list(messages)
+
+
 def in_the_end(
     question: Sequence[BaseMessage], answer: Sequence[BaseMessage], state: Sequence[BaseMessage]
 ) -> tuple[list[BaseMessage], list[BaseMessage]]:

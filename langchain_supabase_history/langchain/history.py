@@ -24,6 +24,7 @@ from ..operations.scope import Scope
 from ..operations.sessions import clear
 from ..records import Loaded, StoredMessage, Turn, Window
 from .chunks import is_cut
+from .gained import without_state
 from .progress import Progress
 from .shapes import with_blocks_joined
 
@@ -179,6 +180,8 @@ class SupabaseChatMessageHistory(BaseChatMessageHistory):
         messages = with_blocks_joined(check_messages(messages))
         turn = self._record(messages, replace)
         if turn is not None and self._turn.progress is not None:
+            if self._turn.is_wrapped and self._turn.loaded is not None:
+                messages = without_state(messages, self._turn.loaded.messages)
             messages = self._turn.progress.completed(messages)
         if not messages and turn is None:
             return None

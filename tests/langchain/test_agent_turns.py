@@ -28,6 +28,7 @@ from langchain_core.output_parsers import JsonOutputParser
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableGenerator, RunnableLambda, RunnableParallel, RunnablePassthrough
+from langchain_core.runnables.history import RunnableWithMessageHistory
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.config import get_config
@@ -680,6 +681,18 @@ def test_an_edit_that_lies_among_the_messages_is_not_loaded(postgres_store: Hist
     postgres_store.execute(call)
     assert [m.type for m in postgres_store.load(session)] == ["human", "ai"]
     assert len(postgres_store.messages(session).items) == 3
+
+
+@pytest.mark.filterwarnings("ignore:RunnableWithMessageHistory is deprecated")
+@pytest.mark.parametrize("way", ["invoke", "ainvoke", "batch"])
+def test_an_agent_under_langchains_own_wrapper(store: HistoryStore, session: str, way: str) -> None:
+    answers = [m for n in range(3) for m in (AIMessage("", tool_calls=[{**CALL, "id": f"k{n}"}]), AIMessage(f"a{n}"))]
+    keys = {"input_messages_key": "messages", "output_messages_key": "messages"}
+    bot = RunnableWithMessageHistory(create_agent(model(*answers), [clock]), store.get_session_history, **keys)
+    for _ in range(3):
+        RUNS[way](bot, question("again"), config_of(session))
+    turns = [line for n in range(3) for line in ("human: again", "ai: ", "tool: 16:10", f"ai: a{n}")]
+    assert stored(store, session) == turns
 
 
 def test_content_blocks_under_langchains_own_wrapper(store: HistoryStore, session: str) -> None:
