@@ -42,7 +42,7 @@ def new_messages(
 
 
 def without_state(messages: Sequence[BaseMessage], history: Sequence[BaseMessage]) -> list[BaseMessage]:
-    """A turn as `RunnableWithMessageHistory` hands it on, without what an agent repeats in its state: behind the question
+    """A turn as `RunnableWithMessageHistory` hands it on, without what an agent repeats: behind the question
     that wrapper puts the agent's whole state, the history and the question among it.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -19,7 +20,7 @@ from ..errors import Conflict, HistoryError, InvalidSession, NotSaved
 from ..operations.base import Operations
 from ..operations.messages import append_call, begin_call, list_messages
 from ..operations.turns import list_turns
-from ..records import Loaded, Status, Turn
+from ..records import Loaded, Status, StoredMessage, Turn
 from .audit import TurnAudit
 from .gained import in_the_end, same_said
 from .graphs import has_channel, is_command, is_resume
@@ -71,6 +72,7 @@ class OpenTurn:
         self._waiting: list[BaseMessage] = []  # the question as it waits on the turn's row
         self._question_ids = message_ids(0)
         self._resumed: Turn | None = None
+        self._stored: list[StoredMessage] = []  # of a turn that is resumed
         self._epoch: int | None = None
         self._is_begun = False  # whether the question has surely arrived
 
@@ -137,6 +139,7 @@ class OpenTurn:
             self.question = self._waiting = self._resumed.question
         page = yield from list_messages(self.store.scope, self.session_id, limit=_NEWEST, newest_first=True)
         self.output.history = [stored.message for stored in reversed(page.items)]
+        self._stored = [stored for stored in page.items if stored.turn_id == self.progress.id]
 
     def given(self, input: Any, loaded: Loaded | None, kept: Sequence[BaseMessage] = ()) -> Any:
         """What the runnable is given: its input, with the conversation so far.
@@ -256,7 +259,15 @@ class OpenTurn:
             known_epoch=self._epoch,
             asked=bool(self._waiting),
             question=edited,
+            edited=self._edited(),
         )
+
+    def _edited(self) -> list[tuple[uuid.UUID, BaseMessage]]:
+        """What was stored before the turn was resumed, and is edited since."""
+        found = self.output.messages_of_state() or ()
+        state: dict[str | None, BaseMessage] = {message.id: message for message in found if message.id}
+        pairs = [(stored, state.get(stored.message.id)) for stored in self._stored]
+        return [(stored.id, now) for stored, now in pairs if now is not None and not same_said(stored.message, now)]
 
     def _record(self, status: Status, error: str | None) -> Turn:
         turn = self.progress.turn(self.messages, status, error)

@@ -80,6 +80,7 @@ def append_call(
     replace: bool = False,
     asked: bool = False,
     question: Sequence[tuple[uuid.UUID, BaseMessage]] | None = None,
+    edited: Sequence[tuple[uuid.UUID, BaseMessage]] = (),
 ) -> Call[list[StoredMessage]]:
     """The call of `chat_history_append`. What of the messages cannot be stored as it was given is reported.
 
@@ -88,6 +89,7 @@ def append_call(
         replace: The messages take the place of all that there are.
         asked: The turn was begun and its question waits on it; the messages are the answer.
         question: Takes the place of the question that waits, which has changed meanwhile; with the same row ids.
+        edited: Messages of the turn that have changed since they were stored, with their row ids.
     """
     messages = check_messages(messages)
     row_ids = _row_ids(len(messages), ids, idempotency_key)
@@ -98,6 +100,8 @@ def append_call(
     more: dict[str, Any] = {"asked": True} if asked else {}
     if question is not None:
         more["question"] = _waiting(scope, [id for id, _ in question], [message for _, message in question])
+    if edited:
+        more["edited"] = _waiting(scope, [id for id, _ in edited], [message for _, message in edited])
     args = {
         "session_id": check_id(session_id),
         "ids": row_ids,

@@ -2,6 +2,7 @@
 --
 --   chat_history_begin             writes down the question and answers what the model should see
 --   chat_history_interrupt_turns   marks turns that have been running for too long
+--   chat_history_edit_messages     a turn's messages that have changed since they were stored
 --   chat_history_check_question    refuses a question that could never be stored
 --   chat_history_refuse            an error, as an expression; chat_history_json, _objects: json arguments
 --   chat_history_lock              a session's row, locked, made where there is none
@@ -145,6 +146,22 @@ begin
   update chat_history_messages m set in_context = not m.in_context
     where m.session_key = $1.session_key and m.position >= $1.first_position
       and m.turn_id = $1.id and m.in_context = ($1.status = 'failed');
+  return found;
+end
+$$;
+
+-- Messages of a turn that have changed since they were stored at an interrupt (a person has edited a call, a guard has
+-- withheld a text) stay where they are and say what they say now: [{"id", "type", "data", "tokens"}]. Answers whether any
+-- did.
+create function chat_history_edit_messages(chat_history_turns, json) returns boolean
+language plpgsql set search_path from current as $$
+begin
+  perform chat_history_check_question($1.id, $2);
+  update chat_history_messages m set type = e.message ->> 'type', data = e.message -> 'data',
+      tokens = coalesce((e.message ->> 'tokens')::integer, m.tokens)
+    from json_array_elements($2) e (message)
+    where m.session_key = $1.session_key and m.id = (e.message ->> 'id')::uuid and m.turn_id = $1.id
+      and (m.data::text <> (e.message -> 'data')::text or m.type <> e.message ->> 'type');
   return found;
 end
 $$;

@@ -141,7 +141,8 @@ $$;
 --   turn   {"id": uuid, "status": ..., "trace_id": ..., ...}, or null: messages that begin with a human one open a
 --          turn, others join that of the messages known already, else the session's last, unless it failed. With
 --          "asked": true, the turn's question waits on it since chat_history_begin and is put in front of the messages
---          here; it need not be sent again, but where it has changed meanwhile, "question" takes its place
+--          here; it need not be sent again, but where it has changed meanwhile, "question" takes its place. "edited"
+--          has messages of the turn that have changed since they were stored
 --   epoch  the session's epoch as the caller knows it: where messages were cleared or deleted since, new ids are
 --          refused, so that nothing erased comes back, however late a request arrives
 --   replay true where this may be a second try, which is refused too where messages were only trimmed since; false
@@ -231,6 +232,9 @@ begin
     if call ->> 'total_tokens' is not null and current_turn.alternative_id is null
        and current_turn.ordinal > session.cleared_turn then
       session.total_tokens := coalesce(session.total_tokens, 0) + current_turn.total_tokens - coalesce(counted, 0);
+    end if;
+    if call ->> 'edited' is not null and chat_history_edit_messages(current_turn, call -> 'edited') then
+      session.revision := session.revision + 1;
     end if;
     opens := current_turn.first_position = session.last_position + 1;
     if current_turn.first_position <= session.last_position and chat_history_show_turn(current_turn) then

@@ -145,6 +145,9 @@ begin
        and current_turn.ordinal > session.cleared_turn then
       session.total_tokens := coalesce(session.total_tokens, 0) + current_turn.total_tokens - coalesce(counted, 0);
     end if;
+    if call ->> 'edited' is not null and chat_history_edit_messages(current_turn, call -> 'edited') then
+      session.revision := session.revision + 1;
+    end if;
     opens := current_turn.first_position = session.last_position + 1;
     if current_turn.first_position <= session.last_position and chat_history_show_turn(current_turn) then
       session.revision := session.revision + 1;
@@ -456,6 +459,52 @@ begin
                            'more', coalesce(spent >= batch, false));
 end
 $$;
+
+CREATE TABLE public.chat_history_turns (
+    session_key uuid NOT NULL,
+    user_id text NOT NULL,
+    id uuid NOT NULL,
+    ordinal bigint NOT NULL,
+    status text DEFAULT 'completed'::text NOT NULL,
+    first_position bigint,
+    question json,
+    trace_id text,
+    run_id text,
+    project text,
+    started_at timestamp with time zone,
+    ended_at timestamp with time zone,
+    model text,
+    input_tokens bigint,
+    output_tokens bigint,
+    total_tokens bigint,
+    token_details json,
+    total_cost numeric,
+    documents json,
+    error text,
+    metadata json,
+    alternative_id uuid,
+    branched boolean DEFAULT false NOT NULL,
+    copied boolean DEFAULT false NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT cost CHECK (((total_cost >= (0)::numeric) AND (total_cost < 'Infinity'::numeric))),
+    CONSTRAINT counts CHECK ((LEAST(input_tokens, output_tokens, total_tokens) >= 0)),
+    CONSTRAINT status CHECK ((status = ANY (ARRAY['running'::text, 'interrupted'::text, 'failed'::text, 'completed'::text])))
+);
+
+CREATE FUNCTION public.chat_history_edit_messages(public.chat_history_turns, json) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+begin
+  perform chat_history_check_question($1.id, $2);
+  update chat_history_messages m set type = e.message ->> 'type', data = e.message -> 'data',
+      tokens = coalesce((e.message ->> 'tokens')::integer, m.tokens)
+    from json_array_elements($2) e (message)
+    where m.session_key = $1.session_key and m.id = (e.message ->> 'id')::uuid and m.turn_id = $1.id
+      and (m.data::text <> (e.message -> 'data')::text or m.type <> e.message ->> 'type');
+  return found;
+end
+$_$;
 
 CREATE FUNCTION public.chat_history_erased(public.chat_history_sessions, uuid) RETURNS public.chat_history_sessions
     LANGUAGE plpgsql STABLE
@@ -977,37 +1026,6 @@ begin
   return json_build_object('interrupted', marked);
 end
 $$;
-
-CREATE TABLE public.chat_history_turns (
-    session_key uuid NOT NULL,
-    user_id text NOT NULL,
-    id uuid NOT NULL,
-    ordinal bigint NOT NULL,
-    status text DEFAULT 'completed'::text NOT NULL,
-    first_position bigint,
-    question json,
-    trace_id text,
-    run_id text,
-    project text,
-    started_at timestamp with time zone,
-    ended_at timestamp with time zone,
-    model text,
-    input_tokens bigint,
-    output_tokens bigint,
-    total_tokens bigint,
-    token_details json,
-    total_cost numeric,
-    documents json,
-    error text,
-    metadata json,
-    alternative_id uuid,
-    branched boolean DEFAULT false NOT NULL,
-    copied boolean DEFAULT false NOT NULL,
-    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    CONSTRAINT cost CHECK (((total_cost >= (0)::numeric) AND (total_cost < 'Infinity'::numeric))),
-    CONSTRAINT counts CHECK ((LEAST(input_tokens, output_tokens, total_tokens) >= 0)),
-    CONSTRAINT status CHECK ((status = ANY (ARRAY['running'::text, 'interrupted'::text, 'failed'::text, 'completed'::text])))
-);
 
 CREATE FUNCTION public.chat_history_joined_turn(public.chat_history_sessions, json) RETURNS public.chat_history_turns
     LANGUAGE plpgsql STABLE

@@ -34,7 +34,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.config import get_config
 from langgraph.graph import START, StateGraph, add_messages
 from langgraph.graph.message import REMOVE_ALL_MESSAGES
-from langgraph.types import Command
+from langgraph.types import Command, interrupt
 from pydantic import BaseModel
 
 from langchain_supabase_history import HistoryStore, InvalidInput, InvalidMessage, InvalidSession, NotSaved
@@ -304,6 +304,29 @@ def test_a_turn_that_a_person_rejects(store: HistoryStore, session: str) -> None
     bot.invoke(Command(resume={"decisions": [{"type": "reject", "message": "No."}]}), config)
     assert [m.type for m in store.load(session)] == ["human", "ai", "tool", "ai"]
     assert statuses(store, session) == ["completed"]
+
+
+@pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream-default", "stream-messages"])
+def test_what_is_edited_after_an_interrupt_is_edited_in_the_store(store: HistoryStore, session: str, way: str) -> None:
+    @after_model
+    def decide(state: Any, runtime: Any) -> Any:
+        last = state["messages"][-1]
+        if not last.tool_calls:
+            return None
+        amount = interrupt("How much?")
+        edited = [{**call, "args": {"amount": amount}} for call in last.tool_calls]
+        return {"messages": [last.model_copy(update={"tool_calls": edited, "content": "(withheld)"})]}
+
+    calls = [{"name": "pay", "args": {"amount": 5}, "id": "k1"}]
+    paying = model(AIMessage("I pay 5.", tool_calls=calls), "Done.")
+    agent = create_agent(paying, [pay], middleware=[decide], checkpointer=InMemorySaver())
+    config = config_of(session, thread_id=session)
+    store.append(session, [HumanMessage("q"), AIMessage("a")])
+    RUNS[way](store.with_history(agent), question("Pay."), config)
+    assert stored(store, session)[2:] == ["human: Pay.", "ai: I pay 5."]
+    RUNS[way](store.with_history(agent), Command(resume=3), config)
+    assert stored(store, session)[2:] == ["human: Pay.", "ai: (withheld)", "tool: paid 3", "ai: Done."]
+    assert store.load(session)[3].tool_calls[0]["args"] == {"amount": 3}  # type: ignore[attr-defined]
 
 
 # --- what fails or is cut
