@@ -185,6 +185,8 @@ class OpenTurn:
         called_with = self._config.get("configurable") or {}
         # As graphs themselves do: what runs around them reaches them, but for their own config and the call's.
         ambient = self._ambient if _ADDRESS.isdisjoint(called_with) else {}
+        if self.keys.session in called_with:  # another session, and perhaps nobody's
+            ambient = {name: value for name, value in ambient.items() if name not in ("user_id", self.keys.session)}
         own: dict[str, Any] = getattr(self.graph, "config", None) or {}
         configurable = {**ambient, **(own.get("configurable") or {}), **called_with}
         configurable[_OPEN] = (*self._around, self._identity())
