@@ -1628,6 +1628,10 @@ begin
       'to 10000' using errcode = 'PT400';
   end if;
   idle_before := clock_timestamp() - idle_for;
+  if after_session is null and not dry_run then  -- shares are few: all that have ended go with the first batch
+    delete from chat_history_shares h
+      where (everyone or h.user_id = owner) and (h.revoked_at is not null or h.expires_at < clock_timestamp());
+  end if;
   select s.session_key into stop from chat_history_sessions s
     where (everyone or s.user_id = owner) and s.session_key > last
     order by s.session_key offset stride - 1 limit 1;

@@ -228,6 +228,13 @@ def test_a_share_ends(shared_database: str, store: HistoryStore, session: str) -
         )
     with pytest.raises(NotFound):
         store.shared(share.token)
+    revoked, lasting = store.share_session(session), store.share_session(session)
+    store.revoke_share(revoked.token)
+    store.prune(dry_run=False)
+    with psycopg.connect(shared_database) as conn:
+        query = "select token_hash from chat_history_shares h join chat_history_sessions s using (session_key) "
+        rows = conn.execute(query + "where s.session_id = %s", [session]).fetchall()
+    assert [bytes(found) for (found,) in rows] == [hashlib.sha256(lasting.token.encode()).digest()]
     past = datetime.now(UTC) - timedelta(seconds=1)
     for bad in (past, datetime(2030, 1, 1), timedelta(0), timedelta.max, 60, "tomorrow"):
         with pytest.raises(InvalidInput):
