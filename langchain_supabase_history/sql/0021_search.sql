@@ -49,7 +49,7 @@ $$;
 -- Make the index, in a language: a text search configuration such as 'simple', 'english' or 'portuguese'; null removes
 -- it. Searches answer without the index too, by reading all of a user's messages. For the tables' owner alone. Nobody
 -- can append while it is being made: where that is too long, `build => false` leaves the last statement to the caller,
--- who runs it as `create index concurrently`, in no transaction.
+-- who runs it beside the writers, in no transaction (as `migrate --search` does).
 create function chat_history_index_search(
   configuration regconfig default 'pg_catalog.simple', build boolean default true)
 returns void
