@@ -141,11 +141,12 @@ class NotSaved(HistoryError):
 
 
 class Transient(Exception):
-    """Inside a driver: this try failed in a way that a further one may mend. Users see `Unavailable`."""
+    """Inside a driver: this try failed in a way that may pass. Users see `Unavailable`, with the advice if any."""
 
-    def __init__(self, message: str, code: str | None = None) -> None:
+    def __init__(self, message: str, code: str | None = None, advice: str | None = None) -> None:
         super().__init__(message)
         self.code = code
+        self.advice = advice
 
 
 _ASK_WHO = (
@@ -161,6 +162,11 @@ LOGIN_ADVICE: Final = (
     "many connections: close other clients, go through a pooler, or raise the role's connection limit."
 )
 FRESH_TOKEN = "Pass a fresh access token, or a callable that gives one, to store.as_user(...)."  # noqa: S105
+
+CLOCK_ADVICE: Final = (
+    "The clocks of the server that signs access tokens and of the one that checks them differ: try again in some "
+    "seconds, and set this machine's clock if it signs tokens itself."
+)
 
 # Code -> (class, message, advice or None for the class's own). `PTnnn` are raised by our SQL functions, whose words go
 # in front, as they do for {detail}; nowhere else, for they may repeat what a message says.
@@ -226,6 +232,17 @@ _CODES: Final[dict[str, tuple[type[HistoryError], str, str | None]]] = {
         InvalidInput,
         "The database does not know a name: {detail}.",
         "Of text search configurations, `select cfgname from pg_ts_config` lists what it has.",
+    ),
+    "25006": (
+        Unavailable,
+        "The database is read-only: {detail}.",
+        "A full disk or a failover makes a project read-only: look at its database settings (Supabase: Settings > "
+        "Database), and whether the address is a read replica's; then try again.",
+    ),
+    "53300": (
+        Unavailable,
+        "The database has too many connections: {detail}.",
+        "Close other clients, lower pool_size, go through the transaction pooler (port 6543), or raise the limit.",
     ),
     "53100": (HistoryError, "The database's disk is full.", "Free space, or let the disk grow; then try again."),
     "57014": (StatementTimeout, "The database cancelled the statement.", None),

@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.messages import BaseMessage
 
@@ -58,7 +58,7 @@ class HistoryStore(Connecting, LangChain, TracedConversations):
 
     def __init__(
         self,
-        driver: Driver,
+        driver: Driver[Any],
         *,
         on_error: OnError | None = None,
         max_message_bytes: int = MAX_MESSAGE_BYTES,

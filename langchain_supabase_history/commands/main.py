@@ -106,7 +106,6 @@ def migrate(
 
     Printed, the SQL can be pasted into Supabase's SQL editor or a file in supabase/migrations/.
     """
-    from ..connect.drivers import check_conninfo
     from ..migrations import migrate as apply, script
 
     if only_print:
@@ -117,7 +116,6 @@ def migrate(
             "Migrating needs a connection string: set SUPABASE_DB_URL (Supabase: Connect > Connection string), "
             "or use --print and paste the SQL into the SQL editor."
         )
-    check_conninfo(db_url)
     done = apply(db_url, schema=schema, erase_with_auth_user=erase_with_auth_user, search=search, shares=shares)
     for migration in done:
         click.echo(f"applied {migration.name}")

@@ -43,6 +43,7 @@ class PostgresOptions(Options, total=False):
 
     jwt_secret: str | None
     jwks_url: str | None
+    audience: str | None
 
 
 _OF_STORE = StoreOptions.__annotations__.keys()
@@ -59,7 +60,7 @@ class Connecting:
 
     if TYPE_CHECKING:
 
-        def __init__(self, driver: Driver, **options: Unpack[StoreOptions]) -> None: ...
+        def __init__(self, driver: Driver[Any], **options: Unpack[StoreOptions]) -> None: ...
 
     @classmethod
     def from_env(cls, **options: Unpack[PostgresOptions]) -> Self:
@@ -109,6 +110,7 @@ class Connecting:
                 unless it says otherwise (`sslmode`).
             jwt_secret: The project's legacy JWT secret, to check the HS256 tokens of `as_user` with.
             jwks_url: `https://<project>.supabase.co/auth/v1/.well-known/jwks.json`, to check ES256 and RS256 ones.
+            audience: The tokens' `aud`: `authenticated`, as Supabase's have it; None where they carry none.
             **options: See the class.
         """
         of_driver, of_store = _parted(options)

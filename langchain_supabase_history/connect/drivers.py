@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from typing import TYPE_CHECKING, Any, Final
 
 from ..core.settings import check_limit, check_placeholders, check_schema
@@ -19,7 +18,7 @@ _ALSO: Final = (
 )
 
 
-def driver_from_env(**options: Any) -> Driver:
+def driver_from_env(**options: Any) -> Driver[Any]:
     """For what the environment names; see `HistoryStore.from_env`."""
     given = {name: os.environ.get(name, "") for name in NAMES}
     if (missing := find_missing(given, os.environ)) is not None:
@@ -31,20 +30,20 @@ def driver_from_env(**options: Any) -> Driver:
 
 def driver_from_supabase(
     url: str, key: str, *, schema: str = "public", deadline: float = 10, pool_size: int = 10
-) -> Driver:
+) -> Driver[Any]:
     """Over the Data API; see `HistoryStore.from_supabase`."""
-    from ..drivers.postgrest import PostgrestDriver
+    from ..drivers.data_api import DataApiDriver
 
     check_placeholders(url, "SUPABASE_URL")
     check_placeholders(key, "SUPABASE_KEY")
-    return PostgrestDriver(url, key, **_checked(schema, deadline, pool_size))
+    return DataApiDriver(url, key, **_checked(schema, deadline, pool_size))
 
 
 def driver_from_client(
     client: Any, async_client: Any, *, schema: str = "public", deadline: float = 10, pool_size: int = 10
-) -> Driver:
+) -> Driver[Any]:
     """Over the application's own supabase clients; see `HistoryStore.from_client`."""
-    from ..drivers.postgrest import ClientDriver
+    from ..drivers.supabase_client import ClientDriver
 
     if client is None and async_client is None:
         raise NotConfigured("from_client needs a supabase client: supabase.create_client(url, key).")
@@ -62,14 +61,14 @@ def driver_from_postgres(
     pool_size: int = 10,
     jwt_secret: str | None = None,
     jwks_url: str | None = None,
-) -> Driver:
+    audience: str | None = "authenticated",
+) -> Driver[Any]:
     """Over psycopg; see `HistoryStore.from_postgres`."""
     from ..drivers.psycopg import PsycopgDriver
     from ..drivers.verifier import Verifier
 
-    check_conninfo(conninfo)
     checked = _checked(schema, deadline, pool_size)
-    return PsycopgDriver(conninfo, verifier=Verifier(jwt_secret, jwks_url, deadline), **checked)
+    return PsycopgDriver(conninfo, verifier=Verifier(jwt_secret, jwks_url, deadline, audience), **checked)
 
 
 def _checked(schema: str, deadline: float, pool_size: int) -> dict[str, Any]:
@@ -78,22 +77,3 @@ def _checked(schema: str, deadline: float, pool_size: int) -> dict[str, Any]:
         "deadline": check_limit(deadline, "deadline", (int, float), 0.01, " of seconds,"),
         "pool_size": check_limit(pool_size, "pool_size", int, 1),
     }
-
-
-def check_conninfo(conninfo: object) -> None:
-    """Refuse what is known to be no connection string of PostgreSQL's; the driver sees to the rest.
-
-    Raises:
-        NotConfigured: It is not filled in, in SQLAlchemy's form, or a web address.
-    """
-    check_placeholders(conninfo, "The connection string")
-    if not isinstance(conninfo, str):
-        return
-    if re.match(r"postgres(ql)?\+\w+://", conninfo):
-        raise NotConfigured("The connection string is in SQLAlchemy's form.", advice="Begin it with postgresql://.")
-    if conninfo.startswith(("https://", "http://")):
-        raise NotConfigured(
-            "This is a web address, not a connection string.",
-            advice="The project's URL and key go to HistoryStore.from_supabase(url, key), or into SUPABASE_URL and "
-            "SUPABASE_KEY; a connection string is like postgresql://user:password@host:5432/postgres.",
-        )

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
+
+import httpx
 
 from ..errors import InvalidInput, InvalidSession, NotConfigured
 
@@ -56,3 +61,26 @@ def as_path(value: Any, name: str) -> Path:
         return Path(value).expanduser().resolve()
     except (TypeError, ValueError, RuntimeError):  # no path, a NUL in it, no home to put in the place of ~
         raise InvalidInput(f"{name} must be the path of a file or folder.") from None
+
+
+_NETWORK_VARIABLES: Final = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
+
+
+@contextmanager
+def check_network() -> Iterator[None]:
+    """Turn what an HTTP client raises because of the environment's network settings into an error that names them.
+
+    Raises:
+        NotConfigured: A proxy or a certificate file that the environment names cannot be used.
+    """
+    try:
+        yield
+    except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
+        names = [name for name in _NETWORK_VARIABLES if os.environ.get(name) or os.environ.get(name.lower())]
+        about_files = isinstance(error, OSError)
+        named = [name for name in names if name.startswith("SSL") == about_files] or names
+        raise NotConfigured(
+            f"The environment's {' or '.join(named) or 'network settings'} cannot be used: {type(error).__name__}.",
+            advice="A SOCKS proxy is written socks5://host:port, and needs `pip install 'httpx[socks]'`; an address in "
+            "NO_PROXY has no brackets; SSL_CERT_FILE must be a file that exists. Correct it, or unset it.",
+        ) from error

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from langchain_core.messages import AIMessage, HumanMessage
 from psycopg.conninfo import conninfo_to_dict
 
-from ..connect.environment import claims, is_public
+from ..connect.environment import is_public
 from ..core.call import Call, Function
 from ..errors import LOGIN_ADVICE, Forbidden, HistoryError, NotConfigured, NotInstalled, Transient, Unavailable
 from ..migrations import applied, migrations
@@ -62,24 +62,17 @@ class _Visit:
 
     @property
     def over_psycopg(self) -> bool:
-        return hasattr(self.driver, "conninfo")
+        return bool(self.driver.transport == "psycopg")
 
     @property
     def api_key(self) -> str:
-        if hasattr(self.driver, "_headers"):
-            return str(self.driver._headers["apikey"])
-        return str((self.driver._own or self.driver._aown).supabase_key)  # of the application's own client
+        return str(self.driver.api_key)
 
     @property
     def has_user(self) -> bool:
         """Whether requests carry a user: the store's, or who is signed in on the application's own client."""
         assert self.store is not None
-        if self.store.scope.identity is not None:
-            return True
-        if self.over_psycopg or not hasattr(self.driver, "_own"):
-            return False
-        bearer = str((self.driver._own or self.driver._aown).options.headers.get("Authorization", ""))
-        return (claims(bearer.removeprefix("Bearer ")) or {}).get("role") == "authenticated"
+        return self.store.scope.identity is not None or bool(self.driver.signed_in())
 
     @property
     def speaks_for_itself(self) -> bool:
@@ -201,7 +194,7 @@ def _network(visit: _Visit) -> Iterator[Finding]:
     """For psycopg: name, route, port and TLS, each by itself, so that each can be told."""
     if not visit.over_psycopg:
         return
-    given = conninfo_to_dict(visit.driver.conninfo)
+    given = conninfo_to_dict(visit.driver.address)
     hosts = str(given.get("hostaddr") or given.get("host") or visit.environ.get("PGHOST") or "").split(",")
     ports = str(given.get("port") or visit.environ.get("PGPORT") or 5432).split(",")
     if not hosts[0] or hosts[0].startswith(("/", "@")):
@@ -219,7 +212,7 @@ def _network(visit: _Visit) -> Iterator[Finding]:
 
 def _key(visit: _Visit) -> Iterator[Finding]:
     if not visit.over_psycopg:
-        yield from key(visit.api_key, visit.driver._url, has_user=visit.has_user)
+        yield from key(visit.api_key, visit.driver.address, has_user=visit.has_user)
 
 
 def _login(visit: _Visit) -> Iterator[Finding]:
@@ -234,7 +227,7 @@ def _login(visit: _Visit) -> Iterator[Finding]:
             raise _NoFurther from error
         visit.ledger = error
     except Unavailable as error:
-        yield _from("login", error) if visit.over_psycopg else unreachable(error, visit.driver._url)
+        yield _from("login", error) if visit.over_psycopg else unreachable(error, visit.driver.address)
         raise _NoFurther from error
     except NotConfigured as error:
         yield _from("address", error)
@@ -242,15 +235,15 @@ def _login(visit: _Visit) -> Iterator[Finding]:
     if visit.over_psycopg:
         yield from _connection(visit)
     else:
-        yield ok("connection", f"The Data API at {urlsplit(visit.driver._url).netloc} answers.")
+        yield ok("connection", f"The Data API at {urlsplit(visit.driver.address).netloc} answers.")
 
 
 def _connection(visit: _Visit) -> Iterator[Finding]:
     from ..drivers.psycopg import connect
 
     with (
-        connect(visit.driver.conninfo, visit.deadline) as first,
-        connect(visit.driver.conninfo, visit.deadline) as second,
+        connect(visit.driver.address, visit.deadline) as first,
+        connect(visit.driver.address, visit.deadline) as second,
     ):
         if first.info.server_version < 150000:
             yield fault(
@@ -314,7 +307,7 @@ def _older(visit: _Visit) -> Any:
     if visit.over_psycopg:
         from ..drivers.psycopg import connect
 
-        with connect(visit.driver.conninfo, visit.deadline) as conn:
+        with connect(visit.driver.address, visit.deadline) as conn:
             ledger = applied(conn, visit.schema)
             foreign = conn.execute("select to_regclass(%s)", [f'"{visit.schema}".chat_history_messages']).fetchone()
         if ledger:
@@ -355,7 +348,7 @@ def _names(visit: _Visit) -> list[str]:
 
     query = """select quote_ident(current_user), quote_literal(current_user), quote_ident(pg_get_userbyid(relowner))
       from pg_class where relname = 'chat_history_sessions' and relnamespace = to_regnamespace(%s)"""
-    with connect(visit.driver.conninfo, visit.deadline) as conn:
+    with connect(visit.driver.address, visit.deadline) as conn:
         return list(conn.execute(query, [f'"{visit.schema}"']).fetchone() or ("?", "?", "?"))
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -14,27 +12,18 @@ from typing import Any, ClassVar, Final, TypeVar
 
 import psycopg
 import psycopg_pool
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 from psycopg.types.string import TextLoader
 
 from ..core.call import Call, Json
 from ..core.identity import Identity
-from ..core.settings import check_placeholders
 from ..core.values import loads
-from ..errors import (
-    LOGIN_ADVICE,
-    Forbidden,
-    HistoryError,
-    NotConfigured,
-    StoreClosed,
-    Transient,
-    Unavailable,
-    from_code,
-    is_transient,
-)
+from ..errors import Transient, Unavailable
 from .arrays import ARRAYS
-from .base import Driver
+from .base import Driver, Transport
+from .conninfo import read, with_defaults
+from .loop import OwnLoop
+from .psycopg_errors import CANNOT_CONNECT, translate
 from .verifier import Verifier
 
 T = TypeVar("T")
@@ -45,12 +34,6 @@ _BECOME: Final = """select set_config('request.jwt.claims', %s, true),
 
 
 _CANCEL_SECONDS: Final = 1.0
-_CANNOT_CONNECT: Final = "no connection could be made"
-
-_CONNINFO: Final = (
-    "It is like postgresql://user:password@host:5432/postgres; characters such as @ : / in the password must be "
-    "percent-encoded (%40 %3A %2F)."
-)
 
 
 class _Care:
@@ -99,33 +82,56 @@ class _AsyncConnection(_Care, psycopg.AsyncConnection[Any]):
         return await super().wait(gen, interval, self.seconds_left() if timeout is None else timeout)
 
 
-class PsycopgDriver(Driver):
+class _AsyncPool:
+    """What lives on the driver's loop: the pool, once it is open, and the lock that opens it once."""
+
+    def __init__(self) -> None:
+        self.pool: psycopg_pool.AsyncConnectionPool[_AsyncConnection] | None = None
+        self.opening = asyncio.Lock()
+        self.closing: set[asyncio.Future[None]] = set()  # pools that were given up
+
+    async def close(self) -> None:
+        """Close the pool."""
+        pool, self.pool = self.pool, None
+        if pool is not None:
+            await pool.close()
+
+    def give_up(self, pool: psycopg_pool.AsyncConnectionPool[_AsyncConnection]) -> None:
+        """Leave a pool that cannot connect: a new one tries at once, where this would try ever more rarely."""
+        self.pool = None if self.pool is pool else self.pool
+        closing = asyncio.ensure_future(pool.close(timeout=1))
+        self.closing.add(closing)
+        closing.add_done_callback(self.closing.discard)
+
+
+class PsycopgDriver(Driver[_AsyncPool]):
     """Calls our SQL functions through a pool of psycopg connections.
 
     Args:
-        conninfo: A connection string or URL. TLS is required for a host that is not local, unless it says otherwise.
+        conninfo: A connection string or URL, as `conninfo.read` takes it. TLS is required for a host that is not
+            local, unless it says otherwise.
         verifier: Checks access tokens for `as_user`.
     """
 
+    transport: Transport = "psycopg"
+
     def __init__(self, conninfo: str, *, verifier: Verifier, schema: str, deadline: float, pool_size: int) -> None:
         super().__init__(schema=schema, deadline=deadline, pool_size=pool_size)
-        self._conninfo = _with_defaults(conninfo, deadline)
+        self._conninfo = with_defaults(read(conninfo).text, deadline)
         self._verifier = verifier
 
-    def _reset(self) -> None:
-        super()._reset()
+    def reset(self) -> None:
+        super().reset()
         self._pool: psycopg_pool.ConnectionPool[_Connection] | None = None
-        self._apool: psycopg_pool.AsyncConnectionPool[_AsyncConnection] | None = None
-        self._aopening: Any = None
-        self._closing: Any = None
+        self._loop = OwnLoop(_AsyncPool, _AsyncPool.close)
         self._drained_at = 0.0
 
     def __repr__(self) -> str:
         return f"PsycopgDriver(schema={self.schema!r})"
 
     @property
-    def conninfo(self) -> str:
-        """The connection string, with this driver's defaults in it."""
+    def address(self) -> str:
+        """The connection string, with this driver's defaults in it: a secret."""
         return self._conninfo
 
     def _pool_options(self) -> dict[str, Any]:
@@ -144,7 +150,7 @@ class PsycopgDriver(Driver):
 
     def _open(self, seconds: float) -> psycopg_pool.ConnectionPool[_Connection]:
         if not self._lock.acquire(timeout=seconds):  # others are connecting, and it takes them as long
-            raise Transient(_CANNOT_CONNECT)
+            raise Transient(CANNOT_CONNECT)
         try:
             if self._pool is None:
                 cls: type[_Connection] = type("_PoolConnection", (_Connection,), {"first": None})
@@ -152,7 +158,7 @@ class PsycopgDriver(Driver):
                 cls.first = cls.connect(self._conninfo, **options["kwargs"])
                 pool = psycopg_pool.ConnectionPool(self._conninfo, connection_class=cls, **options)
                 pool.open()
-                self._used, self._pool = True, pool
+                self._pool = pool
             return self._pool
         finally:
             self._lock.release()
@@ -179,12 +185,12 @@ class PsycopgDriver(Driver):
         except psycopg.Error as error:
             if self._lost(conn) and pool is not None:
                 pool.drain()
-            elif pool is not None and self._must_reopen(error, pool):
+            elif pool is not None and _must_reopen(error, pool, self._pool):
                 with self._lock:
                     self._pool = None if self._pool is pool else self._pool
                 threading.Thread(target=pool.close, kwargs={"timeout": 1}, daemon=True).start()
-                raise Transient(_CANNOT_CONNECT) from error
-            raise _translate(error, connecting=conn is None, late=time.monotonic() >= end) from error
+                raise Transient(CANNOT_CONNECT) from error
+            raise translate(error, connecting=conn is None, late=time.monotonic() >= end) from error
 
     @staticmethod
     def _run(conn: _Connection, query: bytes, params: dict[str, Any], claims: str | None) -> list[Any]:
@@ -212,22 +218,14 @@ class PsycopgDriver(Driver):
             self._drained_at = time.monotonic()
             return True
 
-    def _must_reopen(self, error: psycopg.Error, pool: Any) -> bool:
-        """Whether a pool could not connect: it tries again ever more rarely, a new one does so at once.
-
-        A pool that has been given up so by another thread or task counts too.
-        """
-        if isinstance(error, psycopg_pool.PoolClosed):
-            return self._used and pool not in (self._pool, self._apool)
-        return isinstance(error, psycopg_pool.PoolTimeout) and bool(pool.pop_stats().get("connections_errors"))
-
     # --- async, on the driver's loop
 
-    async def _aopen(self) -> psycopg_pool.AsyncConnectionPool[_AsyncConnection]:
-        if self._aopening is None:
-            self._aopening = asyncio.Lock()
-        async with self._aopening:
-            if self._apool is None:
+    async def _aexecute(self, call: Call[T], identity: Identity | None) -> T:
+        return await self._loop.run(lambda residents: self._atries(call, identity, residents))
+
+    async def _aopen(self, here: _AsyncPool) -> psycopg_pool.AsyncConnectionPool[_AsyncConnection]:
+        async with here.opening:
+            if here.pool is None:
                 cls: type[_AsyncConnection] = type("_PoolConnection", (_AsyncConnection,), {"first": None})
                 options = self._pool_options()
                 cls.first = await cls.connect(self._conninfo, **options["kwargs"])
@@ -237,22 +235,24 @@ class PsycopgDriver(Driver):
                 except BaseException:  # cancelled: what it has opened belongs to nobody else
                     await pool.close()
                     raise
-                self._used, self._apool = True, pool
-            return self._apool
+                here.pool = pool
+            return here.pool
 
-    async def aattempt(self, call: Call[T], identity: Identity | None, replay: bool, seconds: float) -> T:
+    async def aattempt(
+        self, call: Call[T], identity: Identity | None, replay: bool, seconds: float, residents: _AsyncPool
+    ) -> T:
         end = time.monotonic() + seconds
         claims = await self._aclaims(identity)
         query, params = _statement(call, self.schema, replay)
         conn: _AsyncConnection | None = None
-        pool = self._apool
+        pool = residents.pool
         try:
             if pool is None:
                 try:
                     async with asyncio.timeout_at(asyncio.get_running_loop().time() + end - time.monotonic()):
-                        pool = await self._aopen()
+                        pool = await self._aopen(residents)
                 except TimeoutError as error:
-                    raise Transient(_CANNOT_CONNECT) from error
+                    raise Transient(CANNOT_CONNECT) from error
             conn = await pool.getconn(timeout=max(end - time.monotonic(), 0.001))
             conn.deadline = end
             try:
@@ -267,11 +267,10 @@ class PsycopgDriver(Driver):
         except psycopg.Error as error:
             if self._lost(conn) and pool is not None:
                 await pool.drain()
-            elif pool is not None and self._must_reopen(error, pool):
-                self._apool = None if self._apool is pool else self._apool
-                self._closing = asyncio.ensure_future(pool.close(timeout=1))
-                raise Transient(_CANNOT_CONNECT) from error
-            raise _translate(error, connecting=conn is None, late=time.monotonic() >= end) from error
+            elif pool is not None and _must_reopen(error, pool, residents.pool):
+                residents.give_up(pool)
+                raise Transient(CANNOT_CONNECT) from error
+            raise translate(error, connecting=conn is None, late=time.monotonic() >= end) from error
 
     async def _aclaims(self, identity: Identity | None) -> str | None:
         if identity is None:
@@ -298,17 +297,25 @@ class PsycopgDriver(Driver):
 
     # --- close
 
+    def is_open(self) -> bool:
+        return self._pool is not None or self._loop.is_running
+
     def close(self) -> None:
         with self._lock:
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.close()
-        super().close()
+        self._loop.stop()
 
-    async def _aclose(self) -> None:
-        pool, self._apool, self._aopening = self._apool, None, None
-        if pool is not None:
-            await pool.close()
+
+def _must_reopen(error: psycopg.Error, pool: Any, current: Any) -> bool:
+    """Whether a pool could not connect: it tries again ever more rarely, a new one does so at once.
+
+    A pool that has been given up so by another thread or task counts too; one that a `close` has closed does not.
+    """
+    if isinstance(error, psycopg_pool.PoolClosed):
+        return current is not None and pool is not current
+    return isinstance(error, psycopg_pool.PoolTimeout) and bool(pool.pop_stats().get("connections_errors"))
 
 
 def _statement(call: Call[Any], schema: str, replay: bool) -> tuple[bytes, dict[str, Any]]:
@@ -347,36 +354,6 @@ def _answer(call: Call[T], rows: Sequence[tuple[Any, ...]]) -> T:
     return call.parse(None if text is None else loads(text))
 
 
-def _translate(error: psycopg.Error, *, connecting: bool, late: bool = False) -> Exception:
-    """The error of ours for one of psycopg's: by SQLSTATE, else by what stage it came from, and whether it was late."""
-    code = error.sqlstate
-    if code is not None:
-        detail = error.diag.message_primary or ""
-        return Transient(f"it answered {code} ({detail})", code) if is_transient(code) else from_code(code, detail)
-    if isinstance(error, psycopg_pool.PoolClosed):
-        return StoreClosed("The store was closed while this operation ran.")
-    if isinstance(error, (psycopg_pool.PoolTimeout, psycopg_pool.TooManyRequests)):
-        return Transient("no connection became free")
-    # A refused login has no SQLSTATE: libpq tells only whether the server had asked for a password when it gave up.
-    pgconn = error.pgconn
-    if connecting and pgconn is not None and (pgconn.used_password or pgconn.needs_password):
-        return Forbidden(
-            f"The database refused the login: {_words(error)}.",
-            advice=LOGIN_ADVICE,
-        )
-    if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
-        if connecting:
-            return Transient(f"{_CANNOT_CONNECT} ({_words(error)})")
-        return Transient("it did not answer in time" if late else "the connection broke")
-    return HistoryError(f"The database driver reported {type(error).__name__}.", advice="Its own words are the cause.")
-
-
-def _words(error: psycopg.Error) -> str:
-    """Why a connection could not be made, in the server's or the network's own words; they hold no password."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return " ".join(lines[0].rsplit(" failed: ", 1)[-1].rstrip(".").split())
-
-
 @contextmanager
 def connect(conninfo: str, deadline: float = 30) -> Iterator[psycopg.Connection[Any]]:
     """A single connection, for what is no call: migrations and the doctor. Its errors are ours.
@@ -386,56 +363,13 @@ def connect(conninfo: str, deadline: float = 30) -> Iterator[psycopg.Connection[
     """
     connecting = True
     try:
-        with psycopg.connect(_with_defaults(conninfo, deadline), autocommit=True, prepare_threshold=None) as conn:
+        text = with_defaults(read(conninfo).text, deadline)
+        with psycopg.connect(text, autocommit=True, prepare_threshold=None) as conn:
             connecting = False
             yield conn
     except psycopg.Error as error:
-        translated = _translate(error, connecting=connecting)
+        translated = translate(error, connecting=connecting)
         if isinstance(translated, Transient):
-            raise Unavailable(f"The database could not be reached: {translated}.", code=translated.code) from error
+            text = f"The database could not be reached: {translated}."
+            raise Unavailable(text, code=translated.code, advice=translated.advice) from error
         raise translated from error
-
-
-def _listed(ports: object) -> list[str]:
-    return [port for port in str(ports or "").split(",") if port]
-
-
-def _is_local(host: str) -> bool:
-    if not host or host.startswith(("/", "@")) or host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _with_defaults(conninfo: str, deadline: float) -> str:
-    """The connection string with what it does not say itself: TLS for hosts that are not local, and keep-alive."""
-    if not isinstance(conninfo, str) or not conninfo:
-        raise NotConfigured("from_postgres needs a connection string.", advice=_CONNINFO)
-    check_placeholders(conninfo, "The connection string")
-    try:
-        given = conninfo_to_dict(conninfo)
-        # An unescaped password spills into the parts after it, which errors would then repeat.
-        spilt = "://" in conninfo and any("@" in str(given.get(part) or "") for part in ("host", "dbname"))
-        if spilt or not all(port.isdigit() and 0 < int(port) < 65536 for port in _listed(given.get("port"))):
-            raise ValueError
-    except (psycopg.Error, ValueError):
-        # Without its cause, whose text repeats the string, password included.
-        raise NotConfigured("The connection string cannot be read.", advice=_CONNINFO) from None
-    if given.get("sslmode") not in (None, "disable", "allow", "prefer", "require", "verify-ca", "verify-full"):
-        raise NotConfigured(
-            "The connection string's sslmode is unknown to PostgreSQL.",
-            advice="Use require or verify-full, or leave it out.",
-        )
-    hosts = str(given.get("host") or given.get("hostaddr") or os.environ.get("PGHOST") or "").split(",")
-    defaults: dict[str, Any] = {
-        "connect_timeout": max(2, int(deadline / 2)),
-        "keepalives_idle": 30,
-        "keepalives_interval": 10,
-        "keepalives_count": 3,
-        "application_name": "langchain_supabase_history",
-    }
-    if not all(map(_is_local, hosts)) and not os.environ.get("PGSSLMODE"):
-        defaults["sslmode"] = "require"
-    return make_conninfo("", **{**defaults, **given})

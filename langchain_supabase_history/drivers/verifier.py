@@ -6,11 +6,13 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from ..core.identity import Identity
-from ..errors import FRESH_TOKEN, Forbidden, InvalidInput, NotConfigured, Unavailable
+from ..errors import CLOCK_ADVICE, FRESH_TOKEN, Forbidden, InvalidInput, NotConfigured, Unavailable
 
 if TYPE_CHECKING:
     import jwt
 
+AUDIENCE: Final = "authenticated"  # of Supabase's own tokens
+_LEEWAY: Final = 30  # seconds that clocks may differ by, as PostgREST allows
 _JWKS: Final = "jwks_url must be https://<project>.supabase.co/auth/v1/.well-known/jwks.json."
 
 
@@ -21,9 +23,15 @@ class Verifier:
         jwt_secret: The project's legacy secret, for HS256.
         jwks_url: `https://<project>.supabase.co/auth/v1/.well-known/jwks.json`, for ES256 and RS256.
         timeout: Seconds for fetching the keys.
+        audience: The tokens' `aud`; None where they carry none (another identity provider's, say).
     """
 
-    def __init__(self, jwt_secret: str | None, jwks_url: str | None, timeout: float) -> None:
+    def __init__(
+        self, jwt_secret: str | None, jwks_url: str | None, timeout: float, audience: str | None = AUDIENCE
+    ) -> None:
+        if audience is not None and (not isinstance(audience, str) or not audience):
+            raise NotConfigured("audience must be the tokens' aud, or None where they carry none.")
+        self._audience = audience
         if jwt_secret is not None and (not isinstance(jwt_secret, str) or len(jwt_secret) < 16):
             raise NotConfigured("jwt_secret must be the project's JWT secret, at least 16 characters.")
         self._secret = jwt_secret
@@ -66,6 +74,14 @@ class Verifier:
                 claims = self._decode(token, self._public_key(token), ["ES256", "RS256"])
         except jwt.ExpiredSignatureError as error:
             raise Forbidden("The access token is expired.", advice=FRESH_TOKEN) from error
+        except jwt.ImmatureSignatureError as error:
+            raise Forbidden("The access token is not valid yet.", advice=CLOCK_ADVICE) from error
+        except (jwt.InvalidAudienceError, jwt.MissingRequiredClaimError) as error:
+            raise Forbidden(
+                "The access token was refused: its claims are not those of a signed-in user's.",
+                advice=f"It needs exp, sub and aud={self._audience!r}. For another identity provider's tokens: "
+                "HistoryStore.from_postgres(..., audience=...), or None where they have no aud.",
+            ) from error
         except jwt.PyJWTError as error:
             raise Forbidden(
                 "The access token was refused: it is not a signed-in user's of this project.", advice=FRESH_TOKEN
@@ -96,12 +112,16 @@ class Verifier:
             "have verified.",
         )
 
-    @staticmethod
-    def _decode(token: str, key: Any, algorithms: list[str]) -> dict[str, Any]:
+    def _decode(self, token: str, key: Any, algorithms: list[str]) -> dict[str, Any]:
         import jwt
 
-        required = ["exp", "sub", "aud"]
+        required = ["exp", "sub"] if self._audience is None else ["exp", "sub", "aud"]
         claims: dict[str, Any] = jwt.decode(
-            token, key, algorithms=algorithms, audience="authenticated", options={"require": required}
+            token,
+            key,
+            algorithms=algorithms,
+            audience=self._audience,
+            leeway=_LEEWAY,
+            options={"require": required, "verify_aud": self._audience is not None},
         )
         return claims

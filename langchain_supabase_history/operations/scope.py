@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -50,6 +51,8 @@ class Scope:
 
     def report(self, error: HistoryError, messages: Sequence[BaseMessage]) -> None:
         """Log an error that no caller will see, and tell `on_error` of it. Never raises."""
+        if sys.is_finalizing():  # a generator that the interpreter's end closes: the turn stays `running`
+            return
         logger.warning("%s: %s", type(error).__name__, error)
         if self.on_error is not None:
             try:

@@ -134,7 +134,7 @@ class Outbox:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], driver: Driver, tell: Callable[[HistoryError, list[BaseMessage]], None]
+        self, path: str | os.PathLike[str], driver: Driver[Any], tell: Callable[[HistoryError, list[BaseMessage]], None]
     ) -> None:
         self.path = as_path(path, "outbox")
         self._driver = driver

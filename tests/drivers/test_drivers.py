@@ -317,7 +317,7 @@ def test_an_unreachable_database_is_unavailable_within_the_deadline(kind: str, i
 def test_tls_is_required_for_hosts_that_are_not_local(monkeypatch: pytest.MonkeyPatch) -> None:
     def sslmode(conninfo: str) -> str | None:
         driver = HistoryStore.from_postgres(conninfo).driver
-        return conninfo_to_dict(driver.conninfo).get("sslmode")  # type: ignore[attr-defined,return-value]
+        return conninfo_to_dict(driver.address).get("sslmode")  # type: ignore[attr-defined,return-value]
 
     monkeypatch.delenv("PGSSLMODE", raising=False)
     monkeypatch.delenv("PGHOST", raising=False)
@@ -353,7 +353,7 @@ def test_from_env_takes_what_there_is(
     monkeypatch.setenv("SUPABASE_URL", data_api.url)
     monkeypatch.setenv("SUPABASE_KEY", servers.SECRET_KEY)
     with HistoryStore.from_env() as store:
-        assert "PostgrestDriver" in repr(store)
+        assert "DataApiDriver" in repr(store)
         assert store.load("s") == []
     monkeypatch.setenv("SUPABASE_DB_URL", shared_database)
     with HistoryStore.from_env() as store:
@@ -387,7 +387,7 @@ def test_a_store_is_made_by_its_constructors() -> None:
 
 
 def test_keys_go_the_way_of_their_kind() -> None:
-    from langchain_supabase_history.drivers.postgrest import _key_headers
+    from langchain_supabase_history.drivers.data_api import _key_headers
 
     assert _key_headers("sb_secret_x") == {"apikey": "sb_secret_x"}
     assert _key_headers("eyJ.legacy.jwt") == {"apikey": "eyJ.legacy.jwt", "Authorization": "Bearer eyJ.legacy.jwt"}

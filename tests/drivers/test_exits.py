@@ -1,0 +1,142 @@
+"""How programs end: at once, with their own exit status and nothing on stderr, whatever is open."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+
+from langchain_supabase_history import HistoryStore, StoreClosed, Unavailable
+from langchain_supabase_history.drivers import loop as loop_module
+from tests import servers
+
+SECONDS = 60  # in which a script must end: many times what it takes
+
+MAKE = {
+    "postgres": "store = HistoryStore.from_postgres({conninfo!r})",
+    "postgres-outbox": "store = HistoryStore.from_postgres({conninfo!r}, outbox={outbox!r})",
+    "supabase": "store = HistoryStore.from_supabase({url!r}, {key!r})",
+    "client": "from supabase import create_client\nstore = HistoryStore.from_client(create_client({url!r}, {key!r}))",
+}
+END = {
+    "plain": ("store.load('x')", 0),
+    "closed": ("store.load('x')\nstore.close()", 0),
+    "with": ("with store: store.load('x')", 0),
+    "exit": ("store.load('x')\nraise SystemExit(3)", 3),
+    "async": ("import asyncio\nasyncio.run(store.aload('x'))", 0),
+    "history": ("h = store.get_session_history('x')\nh.messages", 0),
+    "thread": ("import threading\nt = threading.Thread(target=store.load, args=('x',))\nt.start()\nt.join()", 0),
+}
+STREAM = """
+from langchain_core.runnables import RunnableGenerator
+def generate(chunks): yield from ["a", "b", "c"]
+chain = store.with_history(RunnableGenerator(generate))
+"""
+OPEN_STREAMS = {
+    "interrupted": (
+        "def main():\n    g = chain.stream('q', cfg)\n    for chunk in g: raise KeyboardInterrupt\nmain()",
+        "KeyboardInterrupt",
+    ),
+    "failed": (
+        "def main():\n    g = chain.stream('q', cfg)\n    for chunk in g: raise RuntimeError('mine')\nmain()",
+        "RuntimeError: mine",
+    ),
+    "left": ("g = chain.stream('q', cfg)\nnext(g)", ""),
+}
+
+
+def run_script(text: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-X", "dev", "-W", "ignore::DeprecationWarning", "-c", text]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, cwd=servers.ROOT)
+    # Of a busy machine asyncio tells in this mode; a client of the application's own is not the store's to close.
+    lines = [
+        line
+        for line in done.stderr.splitlines()
+        if not re.match(r"Executing <|sys:1: ResourceWarning: unclosed <socket", line)
+    ]
+    done.stderr = "\n".join(lines)
+    return done
+
+
+@pytest.fixture
+def made(shared_database: str, data_api: Any, tmp_path: Path) -> dict[str, str]:
+    names = {
+        "conninfo": shared_database,
+        "url": data_api.url,
+        "key": servers.SECRET_KEY,
+        "outbox": str(tmp_path / "outbox"),
+    }
+    head = "from langchain_supabase_history import HistoryStore\n"
+    return {kind: head + text.format(**names) + "\n" for kind, text in MAKE.items()}
+
+
+@pytest.mark.parametrize("end", END)
+@pytest.mark.parametrize("kind", MAKE)
+def test_a_script_ends(made: dict[str, str], kind: str, end: str) -> None:
+    text, status = END[end]
+    done = run_script(made[kind] + text)
+    assert (done.returncode, done.stderr) == (status, "")
+
+
+@pytest.mark.parametrize("end", OPEN_STREAMS)
+@pytest.mark.parametrize("kind", ["postgres", "client"])
+def test_a_script_ends_with_a_stream_open(made: dict[str, str], session: str, kind: str, end: str) -> None:
+    text, error = OPEN_STREAMS[end]
+    done = run_script(f"{made[kind]}{STREAM}cfg = {{'configurable': {{'session_id': {session!r}}}}}\n{text}")
+    assert error in done.stderr
+    assert error or done.stderr == ""
+    assert "StoreClosed" not in done.stderr
+
+
+# --- closed beside what runs
+
+
+async def storm(store: HistoryStore, pause: float, rounds: int) -> list[BaseException | Any]:
+    found: list[Any] = []
+    for _ in range(rounds):
+        tasks = [asyncio.ensure_future(store.aload("x")) for _ in range(8)]
+        await asyncio.sleep(pause)
+        await store.aclose()
+        found += await asyncio.gather(*tasks, return_exceptions=True)
+    return found
+
+
+@pytest.mark.parametrize("way", ["postgres", "data-api"])
+def test_closing_beside_operations_answers_everybody(way: str, shared_database: str, data_api: Any) -> None:
+    store = (
+        HistoryStore.from_postgres(shared_database)
+        if way == "postgres"
+        else HistoryStore.from_supabase(data_api.url, servers.SECRET_KEY)
+    )
+    for pause in (0.0, 0.002, 0.01):
+        for outcome in asyncio.run(asyncio.wait_for(storm(store, pause, 10), 120)):
+            assert outcome == [] or isinstance(outcome, (StoreClosed, Unavailable)), repr(outcome)
+    assert asyncio.run(store.aload("x")) == []
+    store.close()
+    assert not [t for t in threading.enumerate() if t.name == "langchain-supabase-history"]
+
+
+def test_windows_default_loop_is_not_used(shared_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """psycopg refuses the Proactor loop, which is what `new_event_loop` gives there."""
+    made: list[Any] = []
+
+    class Selector(asyncio.SelectorEventLoop):
+        def __init__(self) -> None:
+            super().__init__()
+            made.append(self)
+
+    class Windows:
+        platform = "win32"
+
+    monkeypatch.setattr(loop_module, "sys", Windows)
+    monkeypatch.setattr(asyncio, "SelectorEventLoop", Selector)
+    with HistoryStore.from_postgres(shared_database) as store:
+        asyncio.run(store.aappend("windows", [HumanMessage("q"), AIMessage("a")]))
+    assert len(made) == 1
