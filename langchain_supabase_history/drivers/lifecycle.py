@@ -7,19 +7,27 @@ import os
 import sys
 import weakref
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
-if TYPE_CHECKING:
-    from .base import Driver
 
-_drivers: Final[weakref.WeakSet[Driver[Any]]] = weakref.WeakSet()
+class Closable(Protocol):
+    """What is seen to: a driver."""
+
+    def reset(self) -> None:
+        """Forget every connection, without closing it."""
+
+    def close(self) -> None:
+        """Give every connection back."""
+
+
+_drivers: Final[weakref.WeakSet[Closable]] = weakref.WeakSet()
 _inherited: Final[list[dict[str, Any]]] = []  # kept alive in a child: nothing of the parent's is closed by its end
 
 is_ending = sys.is_finalizing
 """Whether the interpreter is being torn down: threads are gone, so nothing may be waited for any more."""
 
 
-def register(driver: Driver[Any]) -> None:
+def register(driver: Closable) -> None:
     """See to a driver at a fork and at the interpreter's end."""
     _drivers.add(driver)
 
