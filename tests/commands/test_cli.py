@@ -117,7 +117,6 @@ def test_migrate_without_an_address_says_what_to_do() -> None:
         ("postgresql://postgres:s3cret@[not a host/postgres", "connection string"),
         ("s3cret", "connection string"),
         ("postgresql://postgres.<project>:s3cret@<region>.pooler.supabase.com:5432/postgres", "<project>"),
-        ("postgresql+psycopg://postgres:s3cret@127.0.0.1/postgres", "postgresql://"),
         ("https://s3cret.supabase.co", "web address"),
     ],
 )

@@ -24,7 +24,6 @@ from langchain_core.messages import (
     BaseMessage,
     ChatMessage,
     HumanMessage,
-    RemoveMessage,
     SystemMessage,
     ToolMessage,
 )
@@ -104,7 +103,6 @@ EXAMPLES: list[BaseMessage] = [
     SystemMessage("be brief", id="s"),
     ToolMessage("42", tool_call_id="c1", artifact={"rows": ({1, 2}, b"\xff", Decimal("1.10"))}, status="error"),
     ChatMessage("x", role="critic"),
-    RemoveMessage(id="m1"),
     HumanMessage("extra", custom_field={"deep": [float("nan"), float("-inf")]}),
     HumanMessage("NUL \x00 \\u0000 surrogate \ud800 \udfff\ud800 pair 😀"),
     AIMessage("enum", additional_kwargs={"c": Colour.BLUE, 1: "one", None: 2, ("t",): 3, "$type": "mine"}),

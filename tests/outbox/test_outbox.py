@@ -33,9 +33,9 @@ from langchain_supabase_history import (
     StatementTimeout,
     StoreClosed,
     Unavailable,
-    outbox,
 )
 from langchain_supabase_history.operations.messages import append_call
+from langchain_supabase_history.outbox import outbox
 from langchain_supabase_history.outbox.file import look_into
 from langchain_supabase_history.outbox.outbox import Outbox
 from tests import servers
