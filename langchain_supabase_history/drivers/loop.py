@@ -40,11 +40,18 @@ class OwnLoop(Generic[S]):
     Args:
         move_in: Makes what lives on the loop; no I/O.
         move_out: Closes it, on the loop.
+        sweep: Closes, on the loop, when nothing else runs there any more, what cancelled operations have left open.
     """
 
-    def __init__(self, move_in: Callable[[], S], move_out: Callable[[S], Coroutine[Any, Any, None]]) -> None:
+    def __init__(
+        self,
+        move_in: Callable[[], S],
+        move_out: Callable[[S], Coroutine[Any, Any, None]],
+        sweep: Callable[[S], Coroutine[Any, Any, None]] | None = None,
+    ) -> None:
         self._move_in = move_in
         self._move_out = move_out
+        self._sweep = sweep
         self._lock = threading.Lock()
         self._running: _Running[S] | None = None
 
@@ -79,7 +86,7 @@ class OwnLoop(Generic[S]):
             finished.add_done_callback(lambda _: running.loop.call_soon(running.loop.stop))
             return
         with suppress(TimeoutError):
-            finished.result(3 * _STOP_SECONDS)
+            finished.result(4 * _STOP_SECONDS)
         for future in list(running.waiting):  # whoever still waits is told
             future.cancel()
         running.loop.call_soon_threadsafe(running.loop.stop)
@@ -92,10 +99,12 @@ class OwnLoop(Generic[S]):
             await asyncio.wait_for(self._move_out(running.residents), _STOP_SECONDS)
         end = time.monotonic() + _STOP_SECONDS
         me = asyncio.current_task()
-        while time.monotonic() < end:
-            others = {task for task in asyncio.all_tasks() if task is not me}
-            if not others:
-                return
+        while others := {task for task in asyncio.all_tasks() if task is not me}:
+            if time.monotonic() > end:
+                break
             for task in others:  # again and again: a pool's worker may swallow one cancellation
                 task.cancel()
             await asyncio.wait(others, timeout=_POLL_SECONDS)
+        if self._sweep is not None:
+            with suppress(Exception):
+                await asyncio.wait_for(self._sweep(running.residents), _STOP_SECONDS)

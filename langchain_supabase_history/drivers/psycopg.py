@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -68,12 +69,14 @@ class _Connection(_Care, psycopg.Connection[Any]):
 
 class _AsyncConnection(_Care, psycopg.AsyncConnection[Any]):
     first: ClassVar[_AsyncConnection | None] = None
+    opened: ClassVar[weakref.WeakSet[_AsyncConnection]]
 
     @classmethod
     async def connect(cls, *args: Any, **kwargs: Any) -> _AsyncConnection:
         conn, cls.first = cls.first, None
         if conn is None:
             conn = await super().connect(*args, **kwargs)
+            cls.opened.add(conn)
             conn.adapters.register_loader("json", TextLoader)
             conn.opened_at = time.monotonic()
         return conn
@@ -88,18 +91,25 @@ class _AsyncPool:
     def __init__(self) -> None:
         self.pool: psycopg_pool.AsyncConnectionPool[_AsyncConnection] | None = None
         self.opening = asyncio.Lock()
+        self.opened: weakref.WeakSet[_AsyncConnection] = weakref.WeakSet()
         self.closing: set[asyncio.Future[None]] = set()  # pools that were given up
 
     async def close(self) -> None:
         """Close the pool."""
         pool, self.pool = self.pool, None
         if pool is not None:
-            await pool.close()
+            await _aclose(pool)
+
+    async def close_all(self) -> None:
+        """Close whatever is open still, when nobody uses it any more: what cancelled operations have left."""
+        self.pool = None  # one that was opened meanwhile: its workers were cancelled, so that it cannot close itself
+        for conn in list(self.opened):
+            await conn.close()
 
     def give_up(self, pool: psycopg_pool.AsyncConnectionPool[_AsyncConnection]) -> None:
         """Leave a pool that cannot connect: a new one tries at once, where this would try ever more rarely."""
         self.pool = None if self.pool is pool else self.pool
-        closing = asyncio.ensure_future(pool.close(timeout=1))
+        closing = asyncio.ensure_future(_aclose(pool, 1))
         self.closing.add(closing)
         closing.add_done_callback(self.closing.discard)
 
@@ -123,7 +133,7 @@ class PsycopgDriver(Driver[_AsyncPool]):
     def reset(self) -> None:
         super().reset()
         self._pool: psycopg_pool.ConnectionPool[_Connection] | None = None
-        self._loop = OwnLoop(_AsyncPool, _AsyncPool.close)
+        self._loop = OwnLoop(_AsyncPool, _AsyncPool.close, _AsyncPool.close_all)
         self._drained_at = 0.0
 
     def __repr__(self) -> str:
@@ -188,7 +198,7 @@ class PsycopgDriver(Driver[_AsyncPool]):
             elif pool is not None and _must_reopen(error, pool, self._pool):
                 with self._lock:
                     self._pool = None if self._pool is pool else self._pool
-                threading.Thread(target=pool.close, kwargs={"timeout": 1}, daemon=True).start()
+                threading.Thread(target=_close, args=(pool, 1), daemon=True).start()
                 raise Transient(CANNOT_CONNECT) from error
             raise translate(error, connecting=conn is None, late=time.monotonic() >= end) from error
 
@@ -226,14 +236,16 @@ class PsycopgDriver(Driver[_AsyncPool]):
     async def _aopen(self, here: _AsyncPool) -> psycopg_pool.AsyncConnectionPool[_AsyncConnection]:
         async with here.opening:
             if here.pool is None:
-                cls: type[_AsyncConnection] = type("_PoolConnection", (_AsyncConnection,), {"first": None})
+                cls: type[_AsyncConnection] = type(
+                    "_PoolConnection", (_AsyncConnection,), {"first": None, "opened": here.opened}
+                )
                 options = self._pool_options()
                 cls.first = await cls.connect(self._conninfo, **options["kwargs"])
                 pool = psycopg_pool.AsyncConnectionPool(self._conninfo, connection_class=cls, **options)
                 try:
                     await pool.open()
                 except BaseException:  # cancelled: what it has opened belongs to nobody else
-                    await pool.close()
+                    await _aclose(pool)
                     raise
                 here.pool = pool
             return here.pool
@@ -259,11 +271,10 @@ class PsycopgDriver(Driver[_AsyncPool]):
                 return _answer(call, await self._arun(conn, query, params, claims))
             finally:
                 conn.deadline = None
-                if conn.is_busy():
-                    with suppress(psycopg.Error):
-                        await conn.cancel_safe(timeout=_CANCEL_SECONDS)
-                    await conn.close()
-                await pool.putconn(conn)
+                if conn.is_busy():  # late or cancelled; another cancellation must not lose the connection to the pool
+                    await asyncio.shield(self._agive_up(conn, pool))
+                else:
+                    await pool.putconn(conn)
         except psycopg.Error as error:
             if self._lost(conn) and pool is not None:
                 await pool.drain()
@@ -271,6 +282,13 @@ class PsycopgDriver(Driver[_AsyncPool]):
                 residents.give_up(pool)
                 raise Transient(CANNOT_CONNECT) from error
             raise translate(error, connecting=conn is None, late=time.monotonic() >= end) from error
+
+    @staticmethod
+    async def _agive_up(conn: _AsyncConnection, pool: psycopg_pool.AsyncConnectionPool[_AsyncConnection]) -> None:
+        with suppress(psycopg.Error):
+            await conn.cancel_safe(timeout=_CANCEL_SECONDS)
+        await conn.close()
+        await pool.putconn(conn)
 
     async def _aclaims(self, identity: Identity | None) -> str | None:
         if identity is None:
@@ -304,8 +322,22 @@ class PsycopgDriver(Driver[_AsyncPool]):
         with self._lock:
             pool, self._pool = self._pool, None
         if pool is not None:
-            pool.close()
+            _close(pool)
         self._loop.stop()
+
+
+def _close(pool: psycopg_pool.ConnectionPool[_Connection], seconds: float = 5.0) -> None:
+    pool.close(seconds)
+    first = pool.connection_class.first
+    if first is not None:  # closed before the pool has taken it
+        first.close()
+
+
+async def _aclose(pool: psycopg_pool.AsyncConnectionPool[_AsyncConnection], seconds: float = 5.0) -> None:
+    await pool.close(seconds)
+    first = pool.connection_class.first
+    if first is not None:
+        await first.close()
 
 
 def _must_reopen(error: psycopg.Error, pool: Any, current: Any) -> bool:

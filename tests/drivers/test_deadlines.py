@@ -153,3 +153,19 @@ def test_an_async_client_of_a_loop_that_has_ended_is_told(data_api: servers.Lite
         asyncio.run(store.aload(session))
     del store
     gc.collect()
+
+
+def test_operations_that_are_cancelled_leave_the_pool_whole(shared_database: str, session: str) -> None:
+    async def main() -> None:
+        async with HistoryStore.from_postgres(shared_database, pool_size=2, deadline=5) as store:
+            for round_ in range(40):
+                tasks = [asyncio.ensure_future(store.aload(session)) for _ in range(4)]
+                for _ in range(round_ % 8):
+                    await asyncio.sleep(0)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+            assert await asyncio.gather(*(store.aload(session) for _ in range(8))) == [[]] * 8
+
+    asyncio.run(main())
+    gc.collect()
