@@ -20,6 +20,7 @@ from .langsmith.client import LangSmith
 from .langsmith.traces import TracedConversations
 from .operations.base import Operations
 from .operations.scope import OnError, Scope
+from .transfer.operations import Transfer
 
 if TYPE_CHECKING:
     from langsmith import Client
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from .outbox.outbox import Outbox
 
 
-class HistoryStore(Connecting, LangChain, TracedConversations):
+class HistoryStore(Connecting, LangChain, TracedConversations, Transfer):
     """Durable conversations on Supabase, or any PostgreSQL 15 to 18.
 
     Made by `from_env`, `from_supabase`, `from_client`, `from_postgres` or `local`. Safe to share between threads and

@@ -421,6 +421,15 @@ def _value(function: str, name: str, kind: str, victim: Victim, user_id: str | N
         "from_user_id": victim.user_id,
         "alternative": victim.turn_id,
         "before": 1,
+        "session_ids": [NAME],
+        "user_ids": [user_id],
+        "conversations": [
+            {
+                "session": {"session_id": NAME, "user_id": user_id},
+                "turns": [{"id": str(uuid.uuid4()), "ordinal": 9}],
+                "messages": [{**about_turn, "position": 9, "type": "human", "data": {"content": "slipped in"}}],
+            }
+        ],
         "n": 1,
         "extra_role": "authenticated",
     }

@@ -58,9 +58,11 @@ def as_path(value: Any, name: str) -> Path:
         InvalidInput: It is no path.
     """
     try:
-        return Path(value).expanduser().resolve()
+        path = Path(value).expanduser().resolve()
+        os.fsencode(path)  # refuses lone surrogates that stand for no byte of a file name
     except (TypeError, ValueError, RuntimeError):  # no path, a NUL in it, no home to put in the place of ~
         raise InvalidInput(f"{name} must be the path of a file or folder.") from None
+    return path
 
 
 _NETWORK_VARIABLES: Final = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")

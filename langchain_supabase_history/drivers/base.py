@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Generic, Literal, TypeVar
 
 import tenacity
@@ -142,7 +143,7 @@ class Driver(ABC, Generic[R]):
         """Async version of `close`."""
         await asyncio.to_thread(self.close)
 
-    def __del__(self) -> None:
+    def __del__(self, is_ending: Callable[[], bool] = is_ending) -> None:  # this module's names may be gone already
         # A store that was dropped without being closed. Closing waits, and this may be any thread: do it in one of its
         # own. While the interpreter ends there are no threads any more, and what is open goes with the process.
         if not is_ending() and getattr(self, "_lock", None) is not None and self.is_open():

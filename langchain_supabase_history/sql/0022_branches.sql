@@ -241,7 +241,7 @@ declare
   owner constant text := chat_history_owner(chat_history_list_alternatives.user_id);
 begin
   return coalesce((
-    select json_agg(chat_history_show_alternative(a) order by a.parked)
+    select json_agg(chat_history_show_alternative(a) order by a.created_at, a.parked)
       from chat_history_alternatives a join chat_history_sessions s on s.session_key = a.session_key
       where a.session_key = chat_history_key(owner, chat_history_list_alternatives.session_id)
         and a.parked > s.cleared_parked), '[]');

@@ -181,6 +181,8 @@ JUNK = [
     type,
 ]
 
+NO_FILES = ["", "\x00", "\ud800", 7, 1.5, b"x", [], {}, object(), Hostile(), str]
+
 BAD_BY_NAME: dict[str, list[Any]] = {
     "access_token": ["", "x", "a.b", "a.b.c.d", "ü.b.c", "a .b.c", "\x00.b.c", 7, b"a.b.c", [], object(), Hostile()],
     "claims": [{}, {"sub": ""}, {"sub": None}, {"sub": 7}, {"a": object()}, 7, "x", [], object(), Hostile()],
@@ -267,6 +269,14 @@ BAD_BY_NAME: dict[str, list[Any]] = {
     "token": [*NOT_TEXT, *TOO_LONG, *NO_STR],
     "types": ["human", [], [""], ["\x00"], [7], [None], ["x" * 101], 7, {"human": 1}, object(), Hostile()],
     "order": ["", "newest", "activity ", "title; drop table x", 7, None, b"title", ["title"], object(), Hostile()],
+    "target": [*NO_FILES, ".", "/", "no such folder/file", "/dev/null/x"],
+    "source": [*NO_FILES, ".", "no such file", "/dev/null/x"],
+    "format": ["", "xml", "JSONL", 7, None, b"csv", ["csv"], object(), Hostile()],
+    "session_ids": ["text", [""], ["\x00"], [7], [None], 7, object(), Hostile(), ["x" * 1001]],
+    "rows": ["", "pages", 7, None, ["messages"], object(), Hostile()],
+    "tools": ["text", 7, {"a": 1}, [7], object(), Hostile()],
+    "weight_from": [*NOT_TEXT, 7, b"x", [], object(), Hostile()],
+    "progress": [7, "x", [], {}],
     "score": ["1", math.nan, math.inf, -math.inf, [], object(), Hostile(), b"1"],
 }
 BAD_BY_NAME |= {"async_client": BAD_BY_NAME["client"], "on_error": [7, "x", [], {}], "count_tokens": [7, "x", [], {}]}

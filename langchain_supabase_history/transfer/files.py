@@ -1,0 +1,122 @@
+"""Files that conversations are written to and read from.
+
+A file stands under its name only when it is whole: it is written beside it and renamed at the end.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+
+from ..core.settings import as_path
+from ..errors import InvalidInput, NotConfigured
+
+
+def _zstd() -> Any:
+    try:
+        import zstandard
+    except ImportError as error:
+        raise NotConfigured(
+            "Files that end in .zst need zstandard.", advice="pip install 'langchain_supabase_history[zstd]'"
+        ) from error
+    return zstandard
+
+
+@contextmanager
+def written(target: str | os.PathLike[str] | IO[bytes]) -> Iterator[BinaryIO]:
+    """A file to write to: a path, "-" for standard output, or a file that is open already, which stays open.
+
+    A path that ends in .gz or .zst is compressed.
+
+    Raises:
+        InvalidInput: The target is none of these, or cannot be written.
+    """
+    if callable(getattr(type(target), "write", None)):
+        yield cast("BinaryIO", target)
+        return
+    if isinstance(target, str) and target == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    path = as_path(target, "target")
+    if path.is_dir():
+        raise InvalidInput(f"{path} is a folder: name a file.")
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be written: {error.strerror}.") from error
+    try:
+        with os.fdopen(handle, "wb") as raw, _compressed(raw, path) as out:
+            yield out
+        with suppress(OSError):  # as a new file would be, not as a temporary one is
+            Path(name).chmod(0o666 & ~_umask())
+        try:
+            Path(name).replace(path)
+        except OSError as error:
+            raise InvalidInput(f"{path} cannot be written: {error.strerror}.") from error
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def _compressed(raw: BinaryIO, path: Path) -> Iterator[BinaryIO]:
+    if path.suffix == ".gz":
+        with gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) as out:
+            yield cast("BinaryIO", out)
+    elif path.suffix == ".zst":
+        with _zstd().ZstdCompressor().stream_writer(raw, closefd=False) as out:
+            yield out
+    else:
+        yield raw
+
+
+def reading_errors() -> tuple[type[Exception], ...]:
+    """What a file raises while it is read: the disk's errors, and those of damaged .gz and .zst files."""
+    found: list[type[Exception]] = [OSError, EOFError, zlib.error]
+    if (zstandard := sys.modules.get("zstandard")) is not None:
+        found.append(zstandard.ZstdError)
+    return tuple(found)
+
+
+@contextmanager
+def opened(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[BinaryIO]:
+    """A file to read from: a path, "-" for standard input, or a file that is open already. Unpacks .gz and .zst.
+
+    Raises:
+        InvalidInput: There is no such file, or it cannot be read.
+    """
+    if callable(getattr(type(source), "read", None)):
+        yield cast("BinaryIO", source)
+        return
+    if isinstance(source, str) and source == "-":
+        yield sys.stdin.buffer
+        return
+    path = as_path(source, "source")
+    try:
+        raw = path.open("rb")
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}.") from error
+    with raw:
+        if path.suffix == ".gz":
+            with gzip.GzipFile(fileobj=raw, mode="rb") as unpacked:
+                yield cast("BinaryIO", unpacked)
+        elif path.suffix == ".zst":
+            with _zstd().ZstdDecompressor().stream_reader(raw, closefd=False) as unpacked:
+                yield io.BufferedReader(unpacked)
+        else:
+            yield raw

@@ -1,0 +1,84 @@
+"""The part of a store that takes conversations out and in."""
+
+from __future__ import annotations
+
+from typing import Unpack
+
+from ..operations.base import Operations
+from .exporting import Exported, ExportOptions, FileOptions, Target, export_sessions, export_user
+from .importing import Imported, ImportOptions, Source, import_sessions
+
+
+class Transfer(Operations):
+    """The part of a store that takes conversations out and in, in bounded pages and batches."""
+
+    def export_sessions(self, target: Target, **options: Unpack[ExportOptions]) -> Exported:
+        """Write conversations to a file.
+
+        Sessions of this store's user (without one, the application's own); with `all_users`, everybody's. A file
+        appears under its name when it is whole.
+
+        Args:
+            target: A path (with .gz or .zst, compressed), "-" for standard output, or a binary file.
+            format: "jsonl" (exact, for `import_sessions`), "json", "csv", "parquet" (extra `[parquet]`), "openai"
+                (fine-tuning), "markdown" or "html".
+            session_ids: These sessions, in this order; instead of filters.
+            rows: For "csv" and "parquet": a row for each of "messages" (the default) or "conversations".
+            tools: For "openai": the tools' schemas, which are not stored with conversations.
+            weight_from: For "openai": a feedback key; answers with a score of 0 or less get weight 0.
+            progress: Called with what is exported so far, after each page.
+            **options: The filters of `sessions`.
+
+        Raises:
+            InvalidInput: An argument cannot be right, or the file cannot be written.
+            NotConfigured: A package that the format needs is not installed.
+        """
+        return self.run(export_sessions(self.scope, target, **options))
+
+    async def aexport_sessions(self, target: Target, **options: Unpack[ExportOptions]) -> Exported:
+        """Async version of `export_sessions`."""
+        return await self.arun(export_sessions(self.scope, target, **options))
+
+    def export_user(self, user_id: str, target: Target, **options: Unpack[FileOptions]) -> Exported:
+        """Write all that is stored of a person to a file: for a request of access, say.
+
+        What was cleared and not yet pruned is not in it; `prune` removes it.
+
+        Args:
+            user_id: Whose.
+            target: As in `export_sessions`.
+            format: As in `export_sessions`; by default "jsonl".
+            progress: Called with what is exported so far, after each page.
+
+        Raises:
+            InvalidInput: An argument cannot be right, this store is another user's, or the file cannot be written.
+            NotConfigured: A package that the format needs is not installed.
+        """
+        return self.run(export_user(self.scope, user_id, target, **options))
+
+    async def aexport_user(self, user_id: str, target: Target, **options: Unpack[FileOptions]) -> Exported:
+        """Async version of `export_user`."""
+        return await self.arun(export_user(self.scope, user_id, target, **options))
+
+    def import_sessions(self, source: Source, **options: Unpack[ImportOptions]) -> Imported:
+        """Store the conversations of a file. Done again, also after an interruption, it stores nothing twice.
+
+        Each conversation is stored whole, or, where it cannot be read, not at all; then the report says why. A store
+        for a user (`for_user`, `as_user`) makes all of them that user's; another keeps the users of the file.
+
+        Args:
+            source: A path (.gz and .zst are unpacked), "-" for standard input, or a binary file.
+            format: What wrote it: "jsonl" or "json" (this library), "messages" (lists of role and content or type and
+                data), "chatgpt", "claude", "conversations-table"; by default it is recognised.
+            user_id: The user whose all of them become.
+            dry_run: Store nothing, and tell what would be stored.
+            progress: Called with what is done so far, after each batch.
+
+        Raises:
+            InvalidInput: An argument cannot be right, or the file is nothing that is known.
+        """
+        return self.run(import_sessions(self.scope, source, **options))
+
+    async def aimport_sessions(self, source: Source, **options: Unpack[ImportOptions]) -> Imported:
+        """Async version of `import_sessions`."""
+        return await self.arun(import_sessions(self.scope, source, **options))
