@@ -20,11 +20,12 @@ from .formats import Writer
 from .formats.json_array import JsonArray
 from .formats.jsonl import JsonLines
 from .formats.openai import OpenAiFineTuning
+from .formats.preferences import OpenAiPreferences
 from .formats.tables import Csv, Parquet, Rows
 from .formats.transcript import Html, Markdown
 from .parts import Ends, Part
 
-Format = Literal["jsonl", "json", "csv", "parquet", "openai", "markdown", "html"]
+Format = Literal["jsonl", "json", "csv", "parquet", "openai", "openai-preferences", "markdown", "html"]
 Target = str | os.PathLike[str] | IO[bytes]
 
 WRITERS: Final[dict[str, Callable[..., Writer]]] = {
@@ -33,10 +34,16 @@ WRITERS: Final[dict[str, Callable[..., Writer]]] = {
     "csv": Csv,
     "parquet": Parquet,
     "openai": OpenAiFineTuning,
+    "openai-preferences": OpenAiPreferences,
     "markdown": Markdown,
     "html": Html,
 }
-_OPTIONS: Final = {"csv": {"rows"}, "parquet": {"rows"}, "openai": {"tools", "weight_from"}}
+_OPTIONS: Final = {
+    "csv": {"rows"},
+    "parquet": {"rows"},
+    "openai": {"tools", "feedback_key"},
+    "openai-preferences": {"tools", "feedback_key"},
+}
 _FILTERS: Final = {"query", "all_users", *SessionFilter.__annotations__}
 _SESSIONS_A_CALL: Final = 200
 
@@ -58,7 +65,7 @@ class FormatOptions(TypedDict, total=False):
 
     rows: Rows
     tools: Sequence[dict[str, Any]] | None
-    weight_from: str | None
+    feedback_key: str | None
 
 
 class FileOptions(FormatOptions, total=False):
@@ -118,13 +125,13 @@ def _writer(format: str, options: Mapping[str, Any]) -> Callable[[BinaryIO], Wri
         raise InvalidInput(f"format must be one of {', '.join(WRITERS)}.")
     if unknown := set(options) - _OPTIONS.get(format, set()):
         raise InvalidInput(f"The format {format} has no option {', '.join(sorted(unknown))}.")
-    rows, tools, weight_from = options.get("rows"), options.get("tools"), options.get("weight_from")
+    rows, tools, feedback_key = options.get("rows"), options.get("tools"), options.get("feedback_key")
     if "rows" in options and not (isinstance(rows, str) and rows in get_args(Rows)):
         raise InvalidInput("rows must be 'messages' or 'conversations'.")
     if tools is not None and not all(isinstance(tool, dict) for tool in _list(tools, "tools")):
         raise InvalidInput("tools must be a list of schemas in OpenAI's form: dictionaries.")
-    if weight_from is not None:
-        check_text(weight_from, "weight_from", 1000)
+    if feedback_key is not None:
+        check_text(feedback_key, "feedback_key", 1000)
     return partial(WRITERS[format], **options)
 
 

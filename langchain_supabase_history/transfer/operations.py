@@ -21,11 +21,12 @@ class Transfer(Operations):
         Args:
             target: A path (with .gz or .zst, compressed), "-" for standard output, or a binary file.
             format: "jsonl" (exact, for `import_sessions`), "json", "csv", "parquet" (extra `[parquet]`), "openai"
-                (fine-tuning), "markdown" or "html".
+                (fine-tuning), "openai-preferences" (pairs of answers that feedback tells apart), "markdown" or "html".
             session_ids: These sessions, in this order; instead of filters.
             rows: For "csv" and "parquet": a row for each of "messages" (the default) or "conversations".
-            tools: For "openai": the tools' schemas, which are not stored with conversations.
-            weight_from: For "openai": a feedback key; answers with a score of 0 or less get weight 0.
+            tools: For both "openai" formats: the tools' schemas, which are not stored with conversations.
+            feedback_key: For "openai": answers whose feedback of this key has a score of 0 or less get weight 0. For
+                "openai-preferences": the scores that count; by default all.
             progress: Called with what is exported so far, after each page.
             **options: The filters of `sessions`.
 

@@ -275,7 +275,7 @@ BAD_BY_NAME: dict[str, list[Any]] = {
     "session_ids": ["text", [""], ["\x00"], [7], [None], 7, object(), Hostile(), ["x" * 1001]],
     "rows": ["", "pages", 7, None, ["messages"], object(), Hostile()],
     "tools": ["text", 7, {"a": 1}, [7], object(), Hostile()],
-    "weight_from": [*NOT_TEXT, 7, b"x", [], object(), Hostile()],
+    "feedback_key": [*NOT_TEXT, 7, b"x", [], object(), Hostile()],
     "progress": [7, "x", [], {}],
     "score": ["1", math.nan, math.inf, -math.inf, [], object(), Hostile(), b"1"],
 }

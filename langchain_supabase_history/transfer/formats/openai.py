@@ -22,16 +22,16 @@ class OpenAiFineTuning:
 
     Args:
         tools: The tools' schemas in OpenAI's form, put into each example with tool calls.
-        weight_from: A feedback key: answers whose turn (or message) was given a score of 0 or less under it get weight
+        feedback_key: A feedback key: answers whose turn (or message) was given a score of 0 or less under it get weight
             0, so that the model is not trained on them.
     """
 
     def __init__(
-        self, out: BinaryIO, *, tools: Sequence[dict[str, Any]] | None = None, weight_from: str | None = None
+        self, out: BinaryIO, *, tools: Sequence[dict[str, Any]] | None = None, feedback_key: str | None = None
     ) -> None:
         self._out = out
         self._tools = list(tools or ())
-        self._weight_from = weight_from
+        self._feedback_key = feedback_key
         self._assemble = Assembler()
 
     def write(self, part: Part) -> None:
@@ -66,7 +66,7 @@ class OpenAiFineTuning:
         return {
             given.message_id or given.turn_id
             for given in conversation.feedback
-            if given.key == self._weight_from and given.score is not None and given.score <= 0
+            if given.key == self._feedback_key and given.score is not None and given.score <= 0
         }
 
 

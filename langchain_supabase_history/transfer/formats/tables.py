@@ -7,11 +7,11 @@ import io
 from collections.abc import Callable
 from typing import Any, BinaryIO, Final, Literal, TypeAlias
 
-import orjson
-
 from ...core.messages import decode_or_wrap
+from ...core.values import made_plain
 from ...errors import NotConfigured
 from ..parts import Part
+from .jsonl import dumps
 
 Rows: TypeAlias = Literal["messages", "conversations"]
 Row: TypeAlias = dict[str, Any]
@@ -62,13 +62,14 @@ class Flattener:
     def take(self, part: Part) -> Row | None:
         """The row that comes of a part, if any."""
         if part["kind"] == "session":
-            self._session, self._turns, self._sums = part, {}, {"failed_turns": 0}
+            self._session, self._turns = part, {}
+            self._sums = {"messages": 0, "turns": 0, "failed_turns": 0}
         elif part["kind"] == "turn":
             self._turns[part["id"]] = part["status"]
         return self._take(part)
 
     def _message(self, part: Part) -> Row | None:
-        if part["kind"] != "message":
+        if part["kind"] != "message" or part.get("alternative_id") is not None:
             return None
         message = decode_or_wrap(part["type"], part["data"])
         calls = getattr(message, "tool_calls", None)
@@ -76,18 +77,21 @@ class Flattener:
             "user_id": self._session["user_id"],
             "session_id": self._session["session_id"],
             "turn_status": self._turns.get(part["turn_id"]),
-            "text": str(message.text),
-            "tool_calls": orjson.dumps(calls, default=str).decode() if calls else None,
+            "text": made_plain(str(message.text)),
+            "tool_calls": made_plain(dumps(calls).decode()) if calls else None,
             "tool_call_id": getattr(message, "tool_call_id", None),
             **{name: part[name] for name in ("position", "created_at", "turn_id", "type", "tokens", "id")},
         }
 
     def _conversation(self, part: Part) -> Row | None:
         if part["kind"] == "turn":
+            self._sums["turns"] += part.get("alternative_id") is None
             self._sums["failed_turns"] += part["status"] == "failed"
-            for name in _SUMS:
-                if part[name] is not None:
+            for name in _SUMS:  # what was spent, also on answers that were taken out; of a copy, by the original
+                if part.get(name) is not None and not part.get("copied"):
                     self._sums[name] = self._sums.get(name, 0) + part[name]
+        elif part["kind"] == "message":
+            self._sums["messages"] += part.get("alternative_id") is None
         if part["kind"] != "end":
             return None
         return {**{name: self._session.get(name) for name in self.columns}, **part, **self._sums}
@@ -98,7 +102,7 @@ class Csv:
 
     def __init__(self, out: BinaryIO, *, rows: Rows = "messages") -> None:
         self._flatten = Flattener(rows)
-        self._text = io.TextIOWrapper(out, encoding="utf-8", newline="", errors="backslashreplace", write_through=True)
+        self._text = io.TextIOWrapper(out, encoding="utf-8", newline="", write_through=True)
         self._rows = csv.DictWriter(self._text, list(self._flatten.columns), extrasaction="ignore")
         self._rows.writeheader()
 

@@ -71,21 +71,26 @@ class Markdown:
         """Nothing belongs to the end."""
 
     def _conversation(self, conversation: Conversation) -> str:
-        user = f"user `{conversation.user_id}`, " if conversation.user_id else ""
+        user = f"user {_escape(conversation.user_id)}, " if conversation.user_id else ""
         when = f"{conversation.created_at:%Y-%m-%d %H:%M %Z}"
-        lines = [f"# {_escape(_title(conversation))}", "", f"Session `{conversation.session_id}`, {user}{when}", ""]
+        lines = [
+            f"# {_escape(_title(conversation))}",
+            "",
+            f"Session {_escape(conversation.session_id)}, {user}{when}",
+            "",
+        ]
         for stored in conversation.messages:
             message = stored.message
             lines += [f"**{_escape(_who(message))}** · {_time(stored)}", ""]
             if text := _text(message):
                 lines += [*(f"> {line}" for line in text.splitlines()), ""]
             for name, args in _calls(message):
-                lines += [f"Calls `{name}`:", "", *(f"    {line}" for line in args.splitlines()), ""]
+                lines += [f"Calls {_escape(name)}:", "", *(f"    {line}" for line in args.splitlines()), ""]
         return "\n".join([*lines, "---", "", ""])
 
 
 def _escape(text: str) -> str:
-    return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", text)
+    return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", " ".join(text.split()))
 
 
 _STYLE: Final = """
