@@ -23,9 +23,10 @@ language sql set search_path from current as $$
     returning *
 $$;
 
--- Store the alternatives of a session that it does not have yet, without their messages: the room for these is the one
--- that they had, where it is free, else taken below all that there are. Answers the session's `parked`.
-create function chat_history_import_alternatives(chat_history_sessions, json) returns bigint
+-- Store the alternatives of a session that it does not have yet, without their messages (the third argument): the room
+-- for these is the one that they had, where it is free, else taken below all that there are. One whose messages are there
+-- already was switched to, or taken out in another way since. Answers the session's `parked`.
+create function chat_history_import_alternatives(chat_history_sessions, json, json) returns bigint
 language plpgsql set search_path from current as $$
 declare
   session alias for $1;
@@ -39,6 +40,10 @@ begin
         json_populate_record(null::chat_history_alternatives, e.item) a
       where a.id is not null and a.message_count > 0 and not exists (
         select from chat_history_alternatives k where k.session_key = session.session_key and k.id = a.id)
+        and not exists (
+          select from json_array_elements($3) n (item)
+            join chat_history_messages m on m.session_key = session.session_key and m.id = (n.item ->> 'id')::uuid
+            where (n.item ->> 'alternative_id')::uuid = a.id)
       order by e.n
   loop
     room := one.parked;
@@ -192,7 +197,7 @@ begin
   select count(*), count(*) filter (where t.alternative_id is null),
          sum(t.total_tokens) filter (where t.alternative_id is null)
     into stored_turns, counted_turns, counted_tokens from chat_history_import_turns(session, turns) t;
-  highest_parked := chat_history_import_alternatives(session, alternatives);
+  highest_parked := chat_history_import_alternatives(session, alternatives, messages);
   stored_messages := chat_history_import_messages(session, messages);
   stored_feedback := chat_history_import_feedback(session, feedback);
   update chat_history_sessions s set

@@ -1144,7 +1144,7 @@ begin
 end
 $$;
 
-CREATE FUNCTION public.chat_history_import_alternatives(public.chat_history_sessions, json) RETURNS bigint
+CREATE FUNCTION public.chat_history_import_alternatives(public.chat_history_sessions, json, json) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO 'public', 'pg_temp'
     AS $_$
@@ -1160,6 +1160,10 @@ begin
         json_populate_record(null::chat_history_alternatives, e.item) a
       where a.id is not null and a.message_count > 0 and not exists (
         select from chat_history_alternatives k where k.session_key = session.session_key and k.id = a.id)
+        and not exists (
+          select from json_array_elements($3) n (item)
+            join chat_history_messages m on m.session_key = session.session_key and m.id = (n.item ->> 'id')::uuid
+            where (n.item ->> 'alternative_id')::uuid = a.id)
       order by e.n
   loop
     room := one.parked;
@@ -1313,7 +1317,7 @@ begin
   select count(*), count(*) filter (where t.alternative_id is null),
          sum(t.total_tokens) filter (where t.alternative_id is null)
     into stored_turns, counted_turns, counted_tokens from chat_history_import_turns(session, turns) t;
-  highest_parked := chat_history_import_alternatives(session, alternatives);
+  highest_parked := chat_history_import_alternatives(session, alternatives, messages);
   stored_messages := chat_history_import_messages(session, messages);
   stored_feedback := chat_history_import_feedback(session, feedback);
   update chat_history_sessions s set

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, TypeGuard, cast
 
 from ..core.settings import as_path
 from ..errors import InvalidInput, NotConfigured
@@ -83,6 +83,11 @@ def _compressed(raw: BinaryIO, path: Path) -> Iterator[BinaryIO]:
             yield out
     else:
         yield raw
+
+
+def is_folder(source: object) -> TypeGuard[str | os.PathLike[str]]:
+    """Whether a source is the path of a folder."""
+    return isinstance(source, (str, os.PathLike)) and source != "-" and as_path(source, "source").is_dir()
 
 
 def reading_errors() -> tuple[type[Exception], ...]:

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import IO, Any, Final, TypedDict
+from typing import IO, TYPE_CHECKING, Any, Final, TypedDict, Unpack
 
-from ..core.arguments import check_callable, check_flag, check_optional_id
+from ..core.arguments import check_callable, check_flag, check_id, check_optional_id, check_text
 from ..core.call import Blocking, Call, Function, Json, Plan
 from ..core.values import loads
+from ..drivers.conninfo import read as read_conninfo, with_defaults
+from ..errors import InvalidInput
 from ..operations.scope import Scope
-from .files import opened, reading_errors
+from .files import is_folder, opened, reading_errors
 from .formats.jsonl import dumps
 from .parts import COUNTED, Part, Unreadable, problem_with
-from .sources import read
+from .sources import FORMATS, check_format, read, read_folder
+from .sources.building import Found, FoundConversation, parts_of
+
+if TYPE_CHECKING:
+    from langchain_core.chat_history import BaseChatMessageHistory
 
 Source = str | os.PathLike[str] | IO[bytes]
 
 _BATCH_BYTES: Final = 2_000_000
 _BATCH_ROWS: Final = 2_000
+_CONNECT_SECONDS: Final = 10.0
 _IN_MEMORY: Final = 32 * 2**20  # bytes of one conversation; more of it is kept in a temporary file
 _MAX_PROBLEMS: Final = 100
 
@@ -52,48 +59,108 @@ class Imported:
         return replace(self, unreadable=self.unreadable + 1, problems=problems)
 
 
-class ImportOptions(TypedDict, total=False):
-    """The options of `import_sessions`; see there."""
+class ReportOptions(TypedDict, total=False):
+    """What all imports have in common; see `Transfer.import_sessions`."""
 
-    format: str | None
     user_id: str | None
     dry_run: bool
     progress: Callable[[Imported], None] | None
 
 
+class ImportOptions(ReportOptions, total=False):
+    """The options of `import_sessions`; see there."""
+
+    format: str | None
+
+
+class TableOptions(ReportOptions, total=False):
+    """The options of `import_table`; see there."""
+
+    format: str | None
+
+
 def import_sessions(
+    scope: Scope, source: Source, *, format: str | None = None, **options: Unpack[ReportOptions]
+) -> Plan[Imported]:
+    """See `Transfer.import_sessions`."""
+    check_format(format, FORMATS)
+    check = _checked(scope, "import_sessions", **options)
+    if is_folder(source):
+        return (yield from _import(scope, read_folder(source, format), check))
+    with opened(source) as file:
+        return (yield from _import(scope, read(file, format), check))
+
+
+def import_table(
     scope: Scope,
-    source: Source,
+    conninfo: str,
+    table: str | None = None,
     *,
     format: str | None = None,
+    **options: Unpack[ReportOptions],
+) -> Plan[Imported]:
+    """See `Transfer.import_table`."""
+    from .sources.tables import (  # psycopg: where conversations come over the Data API it is not needed
+        TABLES,
+        read_table,
+    )
+
+    check_format(format, tuple(TABLES))
+    check = _checked(scope, "import_table", **options)
+    address = with_defaults(read_conninfo(conninfo).text, _CONNECT_SECONDS)
+    name = None if table is None else check_text(table, "table", 200)
+    return (yield from _import(scope, read_table(address, name, format), check))
+
+
+def import_history(
+    scope: Scope, history: BaseChatMessageHistory, session_id: str, **options: Unpack[ReportOptions]
+) -> Plan[Imported]:
+    """See `Transfer.import_history`."""
+    from langchain_core.chat_history import BaseChatMessageHistory
+
+    check_id(session_id)
+    if not isinstance(history, BaseChatMessageHistory):
+        raise InvalidInput(f"history must be a BaseChatMessageHistory, got {type(history).__name__}.")
+    check = _checked(scope, "import_history", **options)
+    messages = yield Blocking(lambda: list(history.messages))
+    found = FoundConversation("history", session_id, [Found(message) for message in messages])
+    return (yield from _import(scope, parts_of(found), check))
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """What all imports have in common, checked."""
+
+    owner: str | None
+    dry_run: bool
+    progress: Callable[[Imported], None] | None
+
+
+def _checked(
+    scope: Scope,
+    method: str,
+    *,
     user_id: str | None = None,
     dry_run: bool = False,
     progress: Callable[[Imported], None] | None = None,
-) -> Plan[Imported]:
-    """See `Transfer.import_sessions`."""
-    check_callable(progress, "progress")
-    check_flag(dry_run, "dry_run")
-    owner = scope.user_or_all(check_optional_id(user_id, "user_id"), "import_sessions")
-    with opened(source) as file:
-        done: Imported = yield from _import(scope, batches(read(file, format)), owner, dry_run, progress)
-    return done
+) -> _Checked:
+    owner = scope.user_or_all(check_optional_id(user_id, "user_id"), method)
+    return _Checked(owner, check_flag(dry_run, "dry_run"), check_callable(progress, "progress"))
 
 
-def _import(
-    scope: Scope,
-    found: Iterator[Batch | Unreadable],
-    owner: str | None,
-    dry_run: bool,
-    progress: Callable[[Imported], None] | None,
-) -> Plan[Imported]:
+def _import(scope: Scope, parts: Iterator[Part | Unreadable], options: _Checked) -> Plan[Imported]:
+    found = batches(parts)
     report = Imported()
-    while (item := (yield Blocking(partial(next, found, None)))) is not None:
-        if isinstance(item, Unreadable):
-            report = report.with_problem(f"{item.where}: {item.reason}")
-        else:
-            report = yield from _store(scope, item, owner, dry_run, report)
-        if progress is not None:
-            progress(report)
+    try:
+        while (item := (yield Blocking(partial(next, found, None)))) is not None:
+            if isinstance(item, Unreadable):
+                report = report.with_problem(f"{item.where}: {item.reason}")
+            else:
+                report = yield from _store(scope, item, options.owner, options.dry_run, report)
+            if options.progress is not None:
+                options.progress(report)
+    finally:
+        found.close()
     return report
 
 
@@ -130,7 +197,7 @@ def _store(scope: Scope, batch: Batch, owner: str | None, dry_run: bool, report:
 # --- whole conversations, in batches ----------------------------------------------------------------------------------
 
 
-def batches(parts: Iterator[Part | Unreadable]) -> Iterator[Batch | Unreadable]:
+def batches(parts: Iterator[Part | Unreadable]) -> Generator[Batch | Unreadable]:
     """The conversations that are whole, in batches; in front of them what of the parts before could not be read."""
     batch = Batch()
     for item in _whole(parts):
@@ -142,14 +209,16 @@ def batches(parts: Iterator[Part | Unreadable]) -> Iterator[Batch | Unreadable]:
         batch.conversations.append(piece)
         batch.bytes += 300
         batch.rows += 1
+        before = ""
         for kind, row, size in rows:
-            if batch.is_full():
+            if batch.is_full() and before != "alternative":  # which its first message goes with
                 yield batch
                 piece = {"session": session}
                 batch = Batch([piece])
             piece.setdefault(COUNTED[kind], []).append(row)
             batch.rows += 1
             batch.bytes += size
+            before = kind
         if batch.is_full():
             yield batch
             batch = Batch()

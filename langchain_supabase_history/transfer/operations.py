@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from ..operations.base import Operations
 from .exporting import Exported, ExportOptions, FileOptions, Target, export_sessions, export_user
-from .importing import Imported, ImportOptions, Source, import_sessions
+from .importing import (
+    Imported,
+    ImportOptions,
+    ReportOptions,
+    Source,
+    TableOptions,
+    import_history,
+    import_sessions,
+    import_table,
+)
+
+if TYPE_CHECKING:
+    from langchain_core.chat_history import BaseChatMessageHistory
 
 
 class Transfer(Operations):
@@ -68,7 +80,8 @@ class Transfer(Operations):
         for a user (`for_user`, `as_user`) makes all of them that user's; another keeps the users of the file.
 
         Args:
-            source: A path (.gz and .zst are unpacked), "-" for standard input, or a binary file.
+            source: A path (.gz and .zst are unpacked), "-" for standard input, a binary file, or a folder: then all
+                files in it that end in .json or .jsonl.
             format: What wrote it: "jsonl" or "json" (this library), "messages" (lists of role and content or type and
                 data), "chatgpt", "claude", "conversations-table"; by default it is recognised.
             user_id: The user whose all of them become.
@@ -83,3 +96,53 @@ class Transfer(Operations):
     async def aimport_sessions(self, source: Source, **options: Unpack[ImportOptions]) -> Imported:
         """Async version of `import_sessions`."""
         return await self.arun(import_sessions(self.scope, source, **options))
+
+    def import_table(self, conninfo: str, table: str | None = None, **options: Unpack[TableOptions]) -> Imported:
+        """Store the conversations that another library keeps in a table, in any PostgreSQL database.
+
+        The table is only read, within one snapshot. Done again, it stores nothing twice.
+
+        Args:
+            conninfo: The connection string of that database.
+            table: The table, with its schema where that is not on the login's path.
+            format: Whose table: "messages-table" (langchain-postgres, both classes of langchain-community,
+                LangChain.js, n8n), "openai-agents", "langgraph" (needs langgraph-checkpoint-postgres) or
+                "conversations-table"; by default the table's columns tell. The last three have a default name.
+            user_id: The user whose all of them become.
+            dry_run: Store nothing, and tell what would be stored.
+            progress: Called with what is done so far, after each batch.
+
+        Raises:
+            InvalidInput: An argument cannot be right, or the table is none that is known.
+            NotFound: There is no such table.
+            NotConfigured: A package that is needed to read it is not installed.
+            Unavailable: The table's database cannot be reached.
+        """
+        return self.run(import_table(self.scope, conninfo, table, **options))
+
+    async def aimport_table(self, conninfo: str, table: str | None = None, **options: Unpack[TableOptions]) -> Imported:
+        """Async version of `import_table`."""
+        return await self.arun(import_table(self.scope, conninfo, table, **options))
+
+    def import_history(
+        self, history: BaseChatMessageHistory, session_id: str, **options: Unpack[ReportOptions]
+    ) -> Imported:
+        """Store the messages of another chat message history. Done again, it stores those that came since.
+
+        Args:
+            history: Any `BaseChatMessageHistory`; its `messages` are read once.
+            session_id: The session that they become.
+            user_id: The user whose it becomes.
+            dry_run: Store nothing, and tell what would be stored.
+            progress: Called with what is done so far, after each batch.
+
+        Raises:
+            InvalidInput: An argument cannot be right.
+        """
+        return self.run(import_history(self.scope, history, session_id, **options))
+
+    async def aimport_history(
+        self, history: BaseChatMessageHistory, session_id: str, **options: Unpack[ReportOptions]
+    ) -> Imported:
+        """Async version of `import_history`."""
+        return await self.arun(import_history(self.scope, history, session_id, **options))

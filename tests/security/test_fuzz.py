@@ -271,6 +271,8 @@ BAD_BY_NAME: dict[str, list[Any]] = {
     "order": ["", "newest", "activity ", "title; drop table x", 7, None, b"title", ["title"], object(), Hostile()],
     "target": [*NO_FILES, ".", "/", "no such folder/file", "/dev/null/x"],
     "source": [*NO_FILES, ".", "no such file", "/dev/null/x"],
+    "table": [*NOT_TEXT, *TOO_LONG, 7, b"x", [], object(), Hostile()],
+    "history": [None, "x", 7, [], [HumanMessage("x")], {}, object(), Hostile(), SupabaseChatMessageHistory],
     "format": ["", "xml", "JSONL", 7, None, b"csv", ["csv"], object(), Hostile()],
     "session_ids": ["text", [""], ["\x00"], [7], [None], 7, object(), Hostile(), ["x" * 1001]],
     "rows": ["", "pages", 7, None, ["messages"], object(), Hostile()],

@@ -3,20 +3,57 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import orjson
 
 from ...errors import InvalidInput
-from ..files import reading_errors
+from ..files import opened, reading_errors
 from ..formats.jsonl import MAX_LINE, is_ours, read_lines
 from ..parts import COUNTED, Ends, Part, Unreadable
 from .documents import KINDS, kind_of, read_conversation
 
 FORMATS: Final = ("jsonl", "json", *KINDS)
 _MAX_DOCUMENT: Final = 2**30  # bytes that are read into memory at once
+_FILE: Final = re.compile(r"\.jsonl?(\.gz|\.zst)?$", re.IGNORECASE)
 _HOW: Final = "See docs/import.md for what can be imported."
+
+
+def check_format(format: object, formats: Sequence[str]) -> None:
+    """Refuse a format that is none of these; None stands for whichever is recognised.
+
+    Raises:
+        InvalidInput: It is another.
+    """
+    if format is not None and not (isinstance(format, str) and format in formats):
+        raise InvalidInput(f"format must be one of {', '.join(formats)}.")
+
+
+def read_folder(folder: str | os.PathLike[str], format: str | None = None) -> Iterator[Part | Unreadable]:
+    """The parts of all conversations in a folder's files, by name: those that end in .json or .jsonl, also packed.
+
+    Raises:
+        InvalidInput: There is no such file in it.
+    """
+    names = (path for path in sorted(Path(folder).iterdir()) if _FILE.search(path.name) and path.is_file())
+    path = None
+    for path in names:
+        try:
+            with opened(path) as file:
+                for item in read(file, format):
+                    yield (
+                        Unreadable(f"{path.name}, {item.where}", item.reason) if isinstance(item, Unreadable) else item
+                    )
+        except InvalidInput as error:
+            yield Unreadable(path.name, error.says)
+        except reading_errors() as error:
+            yield Unreadable(path.name, f"it cannot be read to its end ({error})")
+    if path is None:
+        raise InvalidInput("The folder holds no file that ends in .json or .jsonl.", advice=_HOW)
 
 
 def read(file: BinaryIO, format: str | None = None) -> Iterator[Part | Unreadable]:
@@ -29,8 +66,6 @@ def read(file: BinaryIO, format: str | None = None) -> Iterator[Part | Unreadabl
     Raises:
         InvalidInput: It is nothing that is known.
     """
-    if format is not None and not (isinstance(format, str) and format in FORMATS):
-        raise InvalidInput(f"format must be one of {', '.join(FORMATS)}.")
     try:
         first = file.readline(MAX_LINE + 1)
     except reading_errors() as error:

@@ -78,20 +78,33 @@ def _of_role(value: dict[str, Any]) -> Iterator[BaseMessage]:
 
 
 def _converted(value: dict[str, Any]) -> BaseMessage:
-    try:
-        return convert_to_messages([value])[0]
-    except json.JSONDecodeError:  # a call's arguments are no JSON: kept as an invalid call
-        calls = value.get("tool_calls") or []
-        invalid = [
+    """A message by its role. A call whose arguments are no JSON object is kept as an invalid one."""
+    calls = value.get("tool_calls") or []
+    bad = [call for call in calls if not _has_arguments(call)]
+    if bad:
+        value = {**value, "tool_calls": [call for call in calls if call not in bad]}
+    (message,) = convert_to_messages([value])
+    if bad and isinstance(message, AIMessage):
+        message.invalid_tool_calls = [
             {
+                "type": "invalid_tool_call",
                 "id": call.get("id"),
                 "name": call["function"]["name"],
                 "args": call["function"]["arguments"],
                 "error": None,
             }
-            for call in calls
+            for call in bad
         ]
-        return AIMessage(content=value["content"], invalid_tool_calls=invalid)
+    return message
+
+
+def _has_arguments(call: Any) -> bool:
+    if "function" not in call:  # as LangChain writes calls
+        return True
+    try:
+        return isinstance(json.loads(call["function"]["arguments"]), dict)
+    except ValueError:
+        return False
 
 
 def _tool_results(content: list[Any]) -> Iterator[BaseMessage]:

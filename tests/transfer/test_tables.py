@@ -1,0 +1,237 @@
+"""Tables of other libraries, each made by that library: what is imported is what it reads itself."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+
+from langchain_supabase_history import HistoryStore, InvalidInput, NotConfigured, NotFound, Unavailable
+from tests import servers
+from tests.conftest import Api
+
+CALL = {"name": "search", "args": {"q": "x"}, "id": "c1", "type": "tool_call"}
+TALK: list[BaseMessage] = [
+    SystemMessage("be brief"),
+    HumanMessage("look it up", name="ada"),
+    AIMessage("", tool_calls=[CALL], id="run-1"),
+    ToolMessage("42", tool_call_id="c1"),
+    AIMessage("It is 42. é 😀", response_metadata={"model_name": "m"}),
+]
+
+
+@pytest.fixture
+def user() -> str:
+    return f"user-{uuid.uuid4()}"
+
+
+@pytest.fixture(autouse=True)
+def no_deprecations() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def sessions() -> list[str]:
+    return [str(uuid.UUID(int=n)) for n in (1, 2)]
+
+
+# --- who makes which table: each returns the table's name and what the library reads from it
+
+
+def langchain_postgres(url: str) -> tuple[str, dict[str, list[BaseMessage]]]:
+    from langchain_postgres import PostgresChatMessageHistory
+
+    read = {}
+    with psycopg.connect(url) as conn:
+        PostgresChatMessageHistory.create_tables(conn, "lc_history")
+        for name in sessions():
+            history = PostgresChatMessageHistory("lc_history", name, sync_connection=conn)
+            history.add_messages(TALK)
+            history.add_messages([HumanMessage(name)])
+            read[name] = history.messages
+    return "lc_history", read
+
+
+def community_sql(url: str) -> tuple[str, dict[str, list[BaseMessage]]]:
+    from langchain_community.chat_message_histories import SQLChatMessageHistory
+    from sqlalchemy import create_engine
+
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    read = {}
+    for name in ("one", "two"):
+        history = SQLChatMessageHistory(name, connection=engine, table_name="Message Store")
+        history.add_messages(TALK)
+        read[name] = history.messages
+    engine.dispose()
+    return "Message Store", read
+
+
+def community_postgres(url: str) -> tuple[str, dict[str, list[BaseMessage]]]:
+    from langchain_community.chat_message_histories import PostgresChatMessageHistory
+
+    read = {}
+    for name in ("one", "two"):
+        history = PostgresChatMessageHistory(name, connection_string=url)
+        history.add_messages(TALK)
+        read[name] = history.messages
+        del history  # closes its connection
+    return "message_store", read
+
+
+def openai_agents(url: str) -> tuple[str, dict[str, list[BaseMessage]]]:
+    from agents.extensions.memory.sqlalchemy_session import SQLAlchemySession
+
+    items: list[Any] = [
+        {"role": "user", "content": "look it up"},
+        {"type": "reasoning", "id": "rs_1", "summary": []},
+        {"type": "function_call", "call_id": "c1", "name": "search", "arguments": '{"q": "x"}', "id": "fc_1"},
+        {"type": "function_call_output", "call_id": "c1", "output": "42"},
+        {
+            "type": "message",
+            "role": "assistant",
+            "id": "msg_1",
+            "status": "completed",
+            "content": [{"type": "output_text", "text": "It is 42.", "annotations": []}],
+        },
+    ]
+
+    async def make() -> None:
+        for name in ("one", "two"):
+            session = SQLAlchemySession.from_url(
+                name, url=url.replace("postgresql://", "postgresql+psycopg://"), create_tables=True
+            )
+            await session.add_items(items)
+            assert await session.get_items() == items
+            await session.engine.dispose()
+
+    asyncio.run(make())
+    messages: list[BaseMessage] = [
+        HumanMessage("look it up"),
+        AIMessage([{"type": "reasoning", "id": "rs_1", "summary": []}], tool_calls=[CALL]),
+        ToolMessage("42", tool_call_id="c1"),
+        AIMessage("It is 42."),
+    ]
+    return "agent_messages", {"one": messages, "two": messages}
+
+
+def langgraph(url: str) -> tuple[str, dict[str, list[BaseMessage]]]:
+    from langgraph.checkpoint.postgres import PostgresSaver
+    from langgraph.graph import START, MessagesState, StateGraph
+
+    def answer(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage(f"answer to {state['messages'][-1].text}")]}
+
+    read = {}
+    with PostgresSaver.from_conn_string(url) as saver:
+        saver.setup()
+        builder = StateGraph(MessagesState)
+        builder.add_node("answer", answer)
+        builder.add_edge(START, "answer")
+        graph = builder.compile(checkpointer=saver)
+        for name in ("one", "two"):
+            config: Any = {"configurable": {"thread_id": name}}
+            for n in range(3):
+                graph.invoke({"messages": [HumanMessage(f"{n}")]}, config)
+            read[name] = graph.get_state(config).values["messages"]
+    return "checkpoints", read
+
+
+def n8n(url: str) -> tuple[str, dict[str, list[BaseMessage]]]:
+    """As n8n's memory node and LangChain.js write them; neither can be run here, so their rows are written by hand."""
+    with psycopg.connect(url) as conn:
+        conn.execute("create table n8n_chat_histories (id serial primary key, session_id varchar(255), message jsonb)")
+        conn.execute(
+            "insert into n8n_chat_histories (session_id, message) values "
+            """('one', '{"type": "human", "content": "q", "additional_kwargs": {}, "response_metadata": {}}'),"""
+            """('one', '{"type": "ai", "content": "a", "tool_calls": [], "invalid_tool_calls": []}'),"""
+            """('two', '{"type": "human", "data": {"content": "q", "additional_kwargs": {}}}'),"""
+            """('two', '{"type": "ai", "data": {"content": "a", "additional_kwargs": {}}}')"""
+        )
+    return "n8n_chat_histories", {name: [HumanMessage("q"), AIMessage("a")] for name in ("one", "two")}
+
+
+MAKERS = [langchain_postgres, community_sql, community_postgres, openai_agents, langgraph, n8n]
+
+
+@pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
+def test_what_is_imported_is_what_the_library_reads(
+    api: Api, user: str, empty_database: str, make: Callable[[str], tuple[str, dict[str, list[BaseMessage]]]]
+) -> None:
+    table, read = make(empty_database)
+    store = api.for_user(user)
+    would = store.import_table(empty_database, table, dry_run=True)
+    assert store.sessions().items == []
+    done = store.import_table(empty_database, table)
+    assert (done.sessions, done.messages, done.problems) == (len(read), sum(map(len, read.values())), ())
+    assert would == done
+    for name, messages in read.items():
+        assert [m.message for m in store.messages(name)] == messages
+    again = store.import_table(empty_database, table)
+    assert (again.sessions, again.messages, again.known) == (0, 0, done.messages)
+
+
+def test_a_table_conversations(store: HistoryStore, user: str, empty_database: str) -> None:
+    ada = store.for_user(user)
+    with psycopg.connect(empty_database) as conn:
+        conn.execute(
+            "create table conversations (id uuid default gen_random_uuid(), conversation_id text, user_id text, "
+            "session_id text, timestamp timestamptz default now(), messages jsonb, tokens_history jsonb, "
+            "retriever_audits jsonb, analytics jsonb, metadata jsonb, created_at timestamptz default now())"
+        )
+        conn.execute(
+            "insert into conversations (conversation_id, messages, tokens_history) values "
+            """('one', '[{"role": "user", "content": "q"}, {"type": "ai", "content": "a"}]', """
+            """'[{"total_tokens": 3}]'),"""
+            """('bad', '[7]', null), ('empty', '[]', null)"""
+        )
+    done = ada.import_table(empty_database, format="conversations-table")
+    assert (done.sessions, done.messages, done.unreadable) == (2, 2, 1)
+    assert "bad" in done.problems[0]
+    assert ada.turns("one").items[0].total_tokens == 3
+
+
+def test_a_table_that_has_grown_is_continued(store: HistoryStore, user: str, empty_database: str) -> None:
+    ada = store.for_user(user)
+    table, _ = n8n(empty_database)
+    ada.import_table(empty_database, table)
+    with psycopg.connect(empty_database) as conn:
+        conn.execute(
+            "insert into n8n_chat_histories (session_id, message) values "
+            """('one', '{"type": "human", "content": "more"}')"""
+        )
+    done = ada.import_table(empty_database, table)
+    assert (done.sessions, done.messages, done.known) == (0, 1, 4)
+    assert [m.message.text for m in ada.messages("one")] == ["q", "a", "more"]
+
+
+def test_what_cannot_be_read_says_why(store: HistoryStore, user: str, empty_database: str) -> None:
+    ada = store.for_user(user)
+    with psycopg.connect(empty_database) as conn:
+        conn.execute(
+            "create table other (a int); create schema s; create table s.t (id int, session_id text, message text)"
+        )
+        conn.execute(
+            "insert into s.t values (1, 'bad', 'no json'), (2, 'good', '{\"type\": \"human\", \"content\": \"q\"}')"
+        )
+    with pytest.raises(NotFound, match="no table"):
+        ada.import_table(empty_database, "missing")
+    with pytest.raises(InvalidInput, match="none that is known"):
+        ada.import_table(empty_database, "other")
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        ada.import_table(empty_database, "other", format="messages-table")
+    with pytest.raises(InvalidInput, match="Name the table"):
+        ada.import_table(empty_database)
+    with pytest.raises(NotConfigured):
+        ada.import_table("https://x.supabase.co", "t")
+    with pytest.raises(Unavailable):
+        ada.import_table(f"postgresql://postgres:s3cret@127.0.0.1:{servers.free_port()}/x", "t")
+    done = ada.import_table(empty_database, "s.t")
+    assert (done.sessions, done.unreadable) == (1, 1)
+    assert "'bad'" in done.problems[0]
