@@ -12,7 +12,6 @@ from typing import IO, TYPE_CHECKING, Any, Final, TypedDict, Unpack
 from ..core.arguments import check_callable, check_flag, check_id, check_optional_id, check_text
 from ..core.call import Blocking, Call, Function, Json, Plan
 from ..core.values import loads
-from ..drivers.conninfo import read as read_conninfo, with_defaults
 from ..errors import InvalidInput
 from ..operations.scope import Scope
 from .files import is_folder, opened, reading_errors
@@ -100,10 +99,9 @@ def import_table(
     **options: Unpack[ReportOptions],
 ) -> Plan[Imported]:
     """See `Transfer.import_table`."""
-    from .sources.tables import (  # psycopg: where conversations come over the Data API it is not needed
-        TABLES,
-        read_table,
-    )
+    # They import psycopg, which an application on the Data API does without.
+    from ..drivers.conninfo import read as read_conninfo, with_defaults
+    from .sources.tables import TABLES, read_table
 
     check_format(format, tuple(TABLES))
     check = _checked(scope, "import_table", **options)
