@@ -1203,7 +1203,8 @@ begin
       metadata, created_at, updated_at, ordinal, sent_at, unsent)
     select session.session_key, session.user_id, n.id, n.turn_id, n.message_id, n.key, n.score, n.value, n.comment,
         n.metadata, coalesce(n.created_at, clock_timestamp()), coalesce(n.updated_at, clock_timestamp()),
-        coalesce(last, 0) + row_number() over (order by n.ordinal), n.sent_at, false
+        case when min(n.ordinal) over () > coalesce(last, 0) then n.ordinal
+             else coalesce(last, 0) + row_number() over (order by n.ordinal) end, n.sent_at, false
       from json_populate_recordset(null::chat_history_feedback, $2) n
       where not exists (
         select from chat_history_feedback f where f.session_key = session.session_key and f.id = n.id);

@@ -91,6 +91,7 @@ def environment(
 ) -> Iterator[None]:
     """The variables that the pages ask for. With SUPABASE_DB_URL, a database of the test's own; else the Data API's."""
     monkeypatch.setenv("XDG_DATA_HOME", str(folder))
+    monkeypatch.chdir(folder)  # some pages write files
     monkeypatch.setenv("SUPABASE_URL", data_api.url)
     monkeypatch.setenv("SUPABASE_KEY", servers.SECRET_KEY)
     monkeypatch.setenv("SUPABASE_PUBLISHABLE_KEY", servers.PUBLISHABLE_KEY)
