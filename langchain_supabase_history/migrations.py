@@ -238,6 +238,22 @@ def pending(conn: psycopg.Connection[Any], schema: str = "public") -> list[Migra
     return [migration for migration in migrations() if migration.version not in known]
 
 
+def missing(conninfo: str, schema: str = "public") -> list[Migration]:
+    """Which migrations a database lacks, without applying any.
+
+    Args:
+        conninfo: The database's connection string.
+        schema: The schema that the tables are in.
+
+    Raises:
+        HistoryError: As `migrate`.
+    """
+    from .drivers.psycopg import connect
+
+    with connect(conninfo) as conn:
+        return pending(conn, schema)
+
+
 def migrate(
     conninfo: str,
     *,

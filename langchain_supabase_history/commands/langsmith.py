@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import sys
 from datetime import datetime
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from ..langsmith.client import CostFiller
 from ..langsmith.restore import Restore
 from ..operations.usage import UsageFilter, set_costs, uncosted_turns
 from ..records import Usage
 from ..store import HistoryStore
+from .output import print_json, print_table
 
 _COUNTS = ("turns", "failed_turns", "unmeasured_turns", "input_tokens", "output_tokens", "total_tokens", "total_cost")
 _SHOWN_BY = {"session": ("user_id", "session_id"), "user": ("user_id",), "model": ("model",), "day": ("day",)}
@@ -33,27 +31,20 @@ def show_usage(
                 lambda after: store.run(uncosted_turns(store.scope, after, **which)),
                 lambda costs: store.run(set_costs(store.scope, costs)),
             ).run()
-            click.echo(f"LangSmith told the cost of {filled} turns.", err=True)
+            click.echo(f"LangSmith gave the cost of {filled} turns.", err=True)
         found = store.usage(**which, group_by=group_by)
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(usage) for usage in found], default=str, indent=2))
+        print_json(found)
         return
     names = dict.fromkeys(name for group in group_by for name in _SHOWN_BY[group])
-    table = Table()
-    for name in names:
-        table.add_column(name, overflow="fold")
-    for name in _COUNTS:
-        table.add_column(name.replace("_", " "), justify="right")
-    for usage in found:
-        table.add_row(*(_cell(usage, name) for name in (*names, *_COUNTS)))
-    Console().print(table)
+    columns = [*names, *(name.replace("_", " ") for name in _COUNTS)]
+    rows = [[_cell(usage, name) for name in (*names, *_COUNTS)] for usage in found]
+    print_table(columns, rows, numbers=columns[len(names) :])
 
 
-def _cell(usage: Usage, name: str) -> str:
+def _cell(usage: Usage, name: str) -> object:
     value = getattr(usage, name)
-    if value is None:
-        return "-"
-    return f"{value:.4f}" if name == "total_cost" else f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:.4f}" if name == "total_cost" and value is not None else value
 
 
 def restore(store: HistoryStore, project: str, since: datetime, dry_run: bool) -> None:

@@ -17,7 +17,6 @@ def run_prune(
     store: HistoryStore,
     idle: timedelta | None,
     keep_messages: int | None,
-    user_id: str | None,
     yes: bool,
     as_json: bool,
 ) -> None:
@@ -28,8 +27,7 @@ def run_prune(
         click.echo(f"\r{_in_words(total)} ...", err=True, nl=False)
 
     with store:
-        view = store if user_id is None else store.for_user(user_id)
-        total = view.prune(
+        total = store.prune(
             idle=idle, keep_messages=keep_messages, dry_run=not yes, progress=tell if on_terminal else None
         )
     if on_terminal:

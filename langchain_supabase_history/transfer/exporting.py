@@ -177,7 +177,7 @@ def _export_page(
     while True:
         args = {
             "session_ids": [session_id for _, session_id in sessions],
-            "user_ids": [user_id or scope.user_id for user_id, _ in sessions]
+            "user_ids": [user_id or scope.user_id or "" for user_id, _ in sessions]
             if _names_users(scope, sessions)
             else None,
             "after": after,

@@ -119,6 +119,17 @@ def test_an_unbound_store_keeps_the_users_of_the_file(store: HistoryStore, user:
         ada.import_sessions(io.BytesIO(file), user_id="someone else")
 
 
+def test_all_users_with_the_applications_own(api: Api, user: str) -> None:
+    api.for_user(user).append(f"{user}-hers", [HumanMessage("hers")])
+    api.append(f"{user}-own", [HumanMessage("own")])
+    file = exported(api, all_users=True, prefix=user)
+    owners = {p["session_id"]: p["user_id"] for p in map(orjson.loads, file.splitlines()) if p["kind"] == "session"}
+    assert owners == {f"{user}-hers": user, f"{user}-own": None}
+    api.delete_session(f"{user}-own")
+    assert api.import_sessions(io.BytesIO(file)).messages == 1
+    assert api.session(f"{user}-own").user_id is None
+
+
 def test_other_content_under_a_known_id_is_reported(store: HistoryStore, user: str) -> None:
     ada = store.for_user(user)
     ada.append("s", [HumanMessage("true")])

@@ -1,0 +1,216 @@
+"""Commands that take conversations out and in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import options
+from .options import Command, Group, Place, with_database, with_store
+from .output import print_json, progress
+
+if TYPE_CHECKING:
+    from ..transfer.importing import Imported
+
+_FORMATS = ("jsonl", "json", "csv", "parquet", "openai", "openai-preferences", "markdown", "html")
+_ENDINGS = {".md": "markdown"} | {f".{name}": name for name in ("jsonl", "json", "csv", "parquet", "html")}
+
+
+_format = click.option(
+    "--format", "format", type=click.Choice(_FORMATS), help="By default, as the file's name ends; else jsonl."
+)
+
+
+@click.group(cls=Group, short_help="Take conversations out.")
+def export() -> None:
+    """Take conversations, or a LangSmith project's runs, out."""
+
+
+def _format_of(target: str) -> str:
+    name = target.lower().removesuffix(".gz").removesuffix(".zst")
+    return next((format for ending, format in _ENDINGS.items() if name.endswith(ending)), "jsonl")
+
+
+@export.command(
+    "conversations",
+    cls=Command,
+    short_help="Write conversations to a file.",
+    examples="""
+    export conversations all.jsonl.gz --all-users --all
+    export conversations messages.csv --user ada --since 2026-01-01
+    export conversations trip.md --session trip --user ada
+    export conversations - --format openai --feedback helpful > train.jsonl""",
+)
+@click.argument("target", metavar="FILE")
+@with_store
+@options.filters
+@options.all_users
+@click.option(
+    "--session", "session_ids", multiple=True, metavar="SESSION", help="This one; may be given several times."
+)
+@_format
+@click.option(
+    "--rows",
+    type=click.Choice(["messages", "conversations"]),
+    help="Of csv and parquet: a row each; by default messages.",
+)
+@click.option("--feedback", "feedback_key", metavar="KEY", help="Of the openai formats: whose scores count.")
+@options.as_json
+def export_conversations(
+    place: Place,
+    target: str,
+    which: dict[str, Any],
+    all_users: bool,
+    session_ids: tuple[str, ...],
+    format: str | None,
+    rows: str | None,
+    feedback_key: str | None,
+    as_json: bool,
+) -> None:
+    """Write conversations to FILE; "-" is standard output. A file appears under its name when it is whole."""
+    if session_ids:
+        chosen: dict[str, Any] = {"session_ids": session_ids}
+    else:
+        chosen = {**which, "all_users": all_users}
+    given = {"rows": rows, "feedback_key": feedback_key}
+    chosen |= {name: value for name, value in given.items() if value is not None}
+    with place.open() as store, progress("messages") as count:
+        done = store.export_sessions(
+            target,
+            format=format or _format_of(target),  # type: ignore[arg-type]
+            progress=lambda so_far: count(so_far.messages),
+            **chosen,
+        )
+    if as_json and target != "-":
+        print_json(done)
+    else:
+        click.echo(f"{done.sessions:,} conversations with {done.messages:,} messages", err=True)
+
+
+@export.command(
+    "user",
+    cls=Command,
+    short_help="Write all that is stored of a person.",
+    examples="export user ada ada.jsonl",
+)
+@click.argument("user_id", metavar="USER")
+@click.argument("target", metavar="FILE")
+@with_database
+@_format
+@options.as_json
+def export_user(place: Place, user_id: str, target: str, format: str | None, as_json: bool) -> None:
+    """Write all that is stored of a person to FILE, for a request of access."""
+    with place.open() as store, progress("messages") as count:
+        done = store.export_user(
+            user_id,
+            target,
+            format=format or _format_of(target),  # type: ignore[arg-type]
+            progress=lambda so_far: count(so_far.messages),
+        )
+    if as_json and target != "-":
+        print_json(done)
+    else:
+        click.echo(f"{done.sessions:,} conversations with {done.messages:,} messages", err=True)
+
+
+class _FileOrCommand(Group):
+    """`import FILE` beside `import langsmith`: what is no command's name is a file."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that is named, else the one for files."""
+        if args and args[0] not in self.commands:
+            return "file", self.commands["file"], args
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    "import", cls=_FileOrCommand, short_help="Bring conversations in.", subcommand_metavar="FILE | COMMAND [ARGS]..."
+)
+def import_() -> None:
+    """Bring conversations in, from a file or a folder, a table, or LangSmith.
+
+    What is no command's name is a file: `import conversations.json` is `import file conversations.json`.
+    """
+
+
+@import_.command(
+    "file",
+    cls=Command,
+    short_help="From a file or a folder of files.",
+    examples="""
+    import all.jsonl.gz
+    import conversations.json --user ada --dry-run
+    import data/conversations/""",
+)
+@click.argument("source", metavar="FILE")
+@with_store
+@click.option("--format", "format", metavar="FORMAT", help="What wrote it; by default it is recognised.")
+@options.dry_run
+@options.as_json
+def import_file(place: Place, source: str, format: str | None, dry_run: bool, as_json: bool) -> None:
+    """Store the conversations of FILE, a folder, or standard input ("-").
+
+    It may be this library's own export, lists of messages, or an export of ChatGPT or Claude. Run again, it stores
+    nothing twice. Status 1 where something could not be read.
+    """
+    with place.open(make=True) as store, progress("messages") as count:
+        done = store.import_sessions(
+            source, format=format, dry_run=dry_run, progress=lambda so_far: count(so_far.messages + so_far.known)
+        )
+    _report(done, dry_run, as_json)
+
+
+@import_.command(
+    "table",
+    cls=Command,
+    short_help="From another library's table.",
+    examples="""
+    import table message_store --from postgresql://user:password@host:5432/postgres
+    import table checkpoints --format langgraph --from "$OLD_DB_URL" """,
+)
+@click.argument("table")
+@click.option("--from", "source", metavar="URL", envvar="SOURCE_DB_URL", show_envvar=True, help="The table's database.")
+@with_store
+@click.option(
+    "--format",
+    "format",
+    type=click.Choice(["messages-table", "openai-agents", "langgraph", "conversations-table"]),
+    help="Whose table; by default its columns tell.",
+)
+@options.dry_run
+@options.as_json
+def import_table(
+    place: Place, table: str, source: str | None, format: str | None, dry_run: bool, as_json: bool
+) -> None:
+    """Store the conversations of a table, which is only read. Without --from it is in the same database."""
+    import os
+
+    address = source or place.db_url or os.environ.get("SUPABASE_DB_URL")
+    if not address:
+        raise click.UsageError("Name the database that the table is in: --from.")
+    with place.open(make=True) as store, progress("messages") as count:
+        done = store.import_table(
+            address,
+            table,
+            format=format,
+            dry_run=dry_run,
+            progress=lambda so_far: count(so_far.messages + so_far.known),
+        )
+    _report(done, dry_run, as_json)
+
+
+def _report(done: Imported, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        print_json(done)
+    else:
+        verb = "Would store" if dry_run else "Stored"
+        click.echo(f"{verb} {done.messages:,} messages in {done.sessions:,} new conversations; {done.known:,} known.")
+        for problem in done.problems:
+            click.echo(f"Not read: {problem}", err=True)
+        if (more := done.unreadable - len(done.problems)) > 0:
+            click.echo(f"... and {more:,} more", err=True)
+    if done.unreadable:
+        raise SystemExit(1)
