@@ -27,6 +27,8 @@ from .parts import Ends, Part
 
 Format = Literal["jsonl", "json", "csv", "parquet", "openai", "openai-preferences", "markdown", "html"]
 Target = str | os.PathLike[str] | IO[bytes]
+_Page = tuple[list[tuple[str | None, str]], Any]  # users and names of sessions, and where to go on
+SessionPages = Callable[[Any], Plan[_Page]]
 
 WRITERS: Final[dict[str, Callable[..., Writer]]] = {
     "jsonl": JsonLines,
@@ -95,23 +97,39 @@ def export_sessions(
     """See `Transfer.export_sessions`."""
     check_callable(progress, "progress")
     filters = {name: options.pop(name) for name in list(options) if name in _FILTERS}
-    if session_ids is not None and filters:
-        raise InvalidInput(f"Give session_ids or filters, not both: {', '.join(filters)}.")
-    if session_ids is not None:
-        session_ids = [check_id(session_id) for session_id in _list(session_ids, "session_ids")]
+    pages = pages_of_sessions(scope, session_ids, filters)
     make = _writer(format, options)
-    exported = Exported(0, 0)
     with written(target) as out:
-        writer: Writer = make(out)
-        pages = _chosen(scope, session_ids) if session_ids is not None else _listed(scope, filters)
-        sessions, cursor = yield from pages(None)
-        while True:
-            exported = yield from _export_page(scope, sessions, writer, exported, progress)
-            if cursor is None:
-                break
-            sessions, cursor = yield from pages(cursor)
+        writer = make(out)
+        exported = yield from export_parts(scope, pages, writer, progress)
         yield Blocking(writer.close)
     return exported
+
+
+def pages_of_sessions(scope: Scope, session_ids: Sequence[str] | None, filters: Mapping[str, Any]) -> SessionPages:
+    """The sessions to export, a page at a time: those of these names, or those that filters choose.
+
+    Raises:
+        InvalidInput: The names are no list of names, or there are filters as well.
+    """
+    if session_ids is None:
+        return _listed(scope, filters)
+    if filters:
+        raise InvalidInput(f"Give session_ids or filters, not both: {', '.join(filters)}.")
+    return _chosen(scope, [check_id(session_id) for session_id in _list(session_ids, "session_ids")])
+
+
+def export_parts(
+    scope: Scope, pages: SessionPages, writer: Writer, progress: Callable[[Exported], None] | None
+) -> Plan[Exported]:
+    """Write the parts of these sessions to a writer, which stays open."""
+    exported = Exported(0, 0)
+    sessions, cursor = yield from pages(None)
+    while True:
+        exported = yield from _export_page(scope, sessions, writer, exported, progress)
+        if cursor is None:
+            return exported
+        sessions, cursor = yield from pages(cursor)
 
 
 def export_user(scope: Scope, user_id: str, target: Target, **options: Unpack[FileOptions]) -> Plan[Exported]:
@@ -141,10 +159,7 @@ def _list(value: object, name: str) -> Sequence[Any]:
     return value
 
 
-_Page = tuple[list[tuple[str | None, str]], Any]  # users and names of sessions, and where to go on
-
-
-def _chosen(scope: Scope, session_ids: Sequence[str]) -> Callable[[Any], Plan[_Page]]:
+def _chosen(scope: Scope, session_ids: Sequence[str]) -> SessionPages:
     def page(cursor: int | None) -> Plan[_Page]:
         start = cursor or 0
         part = session_ids[start : start + _SESSIONS_A_CALL]
@@ -155,7 +170,7 @@ def _chosen(scope: Scope, session_ids: Sequence[str]) -> Callable[[Any], Plan[_P
     return page
 
 
-def _listed(scope: Scope, filters: Mapping[str, Any]) -> Callable[[Any], Plan[_Page]]:
+def _listed(scope: Scope, filters: Mapping[str, Any]) -> SessionPages:
     def page(cursor: str | None) -> Plan[_Page]:
         # By creation, which never changes: what is written to meanwhile is exported once.
         found = yield from list_sessions(scope, order="-created", limit=_SESSIONS_A_CALL, cursor=cursor, **filters)

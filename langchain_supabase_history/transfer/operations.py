@@ -16,6 +16,7 @@ from .importing import (
     import_sessions,
     import_table,
 )
+from .sheets import SheetsExported, SheetsOptions, export_sheets
 
 if TYPE_CHECKING:
     from langchain_core.chat_history import BaseChatMessageHistory
@@ -72,6 +73,40 @@ class Transfer(Operations):
     async def aexport_user(self, user_id: str, target: Target, **options: Unpack[FileOptions]) -> Exported:
         """Async version of `export_user`."""
         return await self.arun(export_user(self.scope, user_id, target, **options))
+
+    def export_sheets(self, spreadsheet: str, **options: Unpack[SheetsOptions]) -> SheetsExported:
+        """Write conversations to a Google spreadsheet, or bring up to date what an export before has written there.
+
+        Sessions of this store's user (without one, the application's own); with `all_users`, everybody's. Rows are
+        found again by their ids, also when somebody has sorted or coloured them: what has changed is updated, what is
+        new is appended, and nothing is removed. Interrupted and done again, it adds the rest. Needs the extra
+        `[sheets]`.
+
+        Args:
+            spreadsheet: Its id, its URL or its name.
+            credentials: The key of a service account: a dict, JSON text or the path of its file; by default what
+                GOOGLE_SHEETS_CREDENTIALS has.
+            worksheets: Which of "conversations", "messages", "usage" (per day, of all sessions, whatever the filters)
+                and "feedback"; by default all. A dict gives them other titles.
+            create: Whether to make a spreadsheet of this name where there is none.
+            share_with: An e-mail address, or some, of people who may then edit it.
+            session_ids: These sessions; instead of filters.
+            progress: Called with what is done so far, after each page.
+            **options: The filters of `sessions`.
+
+        Raises:
+            InvalidInput: An argument cannot be right.
+            NotConfigured: There are no credentials, they cannot be used, or gspread is not installed.
+            NotFound: The service account sees no such spreadsheet.
+            Forbidden: Google refused the key, or the service account may not write to the spreadsheet.
+            Conflict: A worksheet has one of the titles and columns of another kind.
+            Unavailable: Google was busy, or could not be reached, for minutes.
+        """
+        return self.run(export_sheets(self.scope, spreadsheet, **options))
+
+    async def aexport_sheets(self, spreadsheet: str, **options: Unpack[SheetsOptions]) -> SheetsExported:
+        """Async version of `export_sheets`."""
+        return await self.arun(export_sheets(self.scope, spreadsheet, **options))
 
     def import_sessions(self, source: Source, **options: Unpack[ImportOptions]) -> Imported:
         """Store the conversations of a file. Done again, also after an interruption, it stores nothing twice.

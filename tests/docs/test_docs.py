@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
+import json
 import os
 import re
 import shlex
@@ -27,7 +28,8 @@ from langchain_supabase_history import Forbidden, HistoryError, HistoryStore, er
 from langchain_supabase_history.commands.main import main
 from langchain_supabase_history.connect.local import default_path
 from langchain_supabase_history.doctor.environment import langsmith
-from tests import servers
+from langchain_supabase_history.transfer.sheets_google import service_account
+from tests import servers, sheets_server
 
 PAGES = [servers.ROOT / "README.md", *sorted((servers.ROOT / "docs").glob("*.md"))]
 EXAMPLES = sorted((servers.ROOT / "examples").glob("*.py"))
@@ -101,7 +103,9 @@ def environment(
     else:
         monkeypatch.delenv("SUPABASE_DB_URL", raising=False)
     _forget_sessions(data_api, users)
-    yield
+    with sheets_server.serve() as google:
+        monkeypatch.setenv("GOOGLE_SHEETS_CREDENTIALS", json.dumps(google.account()))
+        yield
     if default_path().exists():
         get_server(default_path()).cleanup()  # this process' embedded server, before its folder goes
 
@@ -198,6 +202,13 @@ def test_root_level_strings_of_streamlits_secrets_become_variables_and_booleans_
     assert printed.split() == ["LANGSMITH_API_KEY", "LANGSMITH_TRACING", "SUPABASE_DB_URL"]
     told = list(langsmith(tomllib.loads(toml), tmp_path))  # as they are, the doctor has no complaint
     assert [finding.status for finding in told] == ["ok"]
+
+
+def test_a_key_in_streamlits_secrets_is_read_as_it_is_in_its_file() -> None:
+    (block,) = blocks(servers.ROOT / "docs" / "google-sheets.md", "toml")
+    account = service_account(tomllib.loads(block.text)["GOOGLE_SHEETS_CREDENTIALS"])
+    assert account["private_key"] == "-----BEGIN PRIVATE KEY-----\nMIIE...\n-----END PRIVATE KEY-----\n"
+    assert account["client_email"].endswith("iam.gserviceaccount.com")
 
 
 # --- plain PostgreSQL

@@ -278,6 +278,25 @@ BAD_BY_NAME: dict[str, list[Any]] = {
     "rows": ["", "pages", 7, None, ["messages"], object(), Hostile()],
     "tools": ["text", 7, {"a": 1}, [7], object(), Hostile()],
     "feedback_key": [*NOT_TEXT, 7, b"x", [], object(), Hostile()],
+    "spreadsheet": [*NOT_TEXT, *TOO_LONG[2:], *NO_STR, "https://example.com/", "http://docs.google.com/document/d/x"],
+    "credentials": [
+        "",
+        "x",
+        "{",
+        "[]",
+        '{"type": 7}',
+        "\x00",
+        "\ud800",
+        7,
+        b"{}",
+        [],
+        {},
+        {"a": 1},
+        object(),
+        Hostile(),
+    ],
+    "worksheets": ["messages", [], ["rows"], [7], {}, {"messages": ""}, {"messages": 7}, 7, None, object(), Hostile()],
+    "share_with": ["", "x", "@", "a@b\n", ["x"], [7], [None], 7, None, {"a@b.c": 1}, object(), Hostile()],
     "progress": [7, "x", [], {}],
     "score": ["1", math.nan, math.inf, -math.inf, [], object(), Hostile(), b"1"],
 }
@@ -358,7 +377,7 @@ def public(cls: type) -> list[str]:
 def no_langsmith() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LANGSMITH_ENDPOINT", f"http://127.0.0.1:{servers.free_port()}")
-        for name in ("SUPABASE_DB_URL", "SUPABASE_URL", "SUPABASE_KEY"):
+        for name in ("SUPABASE_DB_URL", "SUPABASE_URL", "SUPABASE_KEY", "GOOGLE_SHEETS_CREDENTIALS"):
             patch.delenv(name, raising=False)
         yield
 
