@@ -240,7 +240,7 @@ class Google:
     def _addSheet(self, book: Book, request: dict[str, Any]) -> None:  # noqa: N802
         asked = request["properties"]
         size = asked["gridProperties"]
-        if asked["title"] in [sheet.title for sheet in book.sheets]:
+        if asked["title"].casefold() in [sheet.title.casefold() for sheet in book.sheets]:
             raise Refused(400, "A sheet with the name already exists.")
         assert size["frozenRowCount"] < size["rowCount"]
         made = Sheet(asked["sheetId"], asked["title"], size["rowCount"], size["columnCount"], size["frozenRowCount"])

@@ -28,7 +28,8 @@ VARIABLE: Final = "GOOGLE_SHEETS_CREDENTIALS"
 _SCOPES: Final = ("https://www.googleapis.com/auth/spreadsheets", "https://www.googleapis.com/auth/drive")
 _CALLS_A_MINUTE: Final = 55  # Google's quota is 60 reads and 60 writes for each user
 _TIMEOUTS: Final = (10.0, 180.0)  # seconds to connect, and for an answer
-_ATTEMPTS: Final = 9  # with about three minutes of waiting between them
+_ATTEMPTS: Final = 9  # while Google is busy: about three minutes of waiting between them
+_CONNECT_ATTEMPTS: Final = 5  # without an answer: about 15 seconds
 _URL: Final = re.compile(r"/spreadsheets/d/([\w-]+)", re.ASCII)
 _ID: Final = re.compile(r"[\w-]{25,}", re.ASCII)
 _HOW: Final = "docs/google-sheets.md shows each step."
@@ -67,6 +68,8 @@ def service_account(credentials: Mapping[str, Any] | str | os.PathLike[str] | No
             f"{name} is no key of a service account.",
             advice=f"Google Cloud: IAM > Service Accounts > Keys > Add key > JSON. {_HOW}",
         )
+    if not str(info.get("token_uri")).startswith(("https://", "http://")):
+        raise NotConfigured(f"{name} has no token_uri.", advice=f"Copy the JSON file of the key as it is. {_HOW}")
     info["private_key"] = info["private_key"].replace("\\n", "\n")  # of TOML and .env files that do not unescape
     return info
 
@@ -201,11 +204,17 @@ class Spreadsheet:
                 self._client.insert_permission(self._key, address, "user", "writer", notify=False)
 
 
+def _enough(state: tenacity.RetryCallState) -> bool:
+    error = state.outcome and state.outcome.exception()
+    answered = isinstance(error, gspread.exceptions.APIError)
+    return state.attempt_number >= (_ATTEMPTS if answered else _CONNECT_ATTEMPTS)
+
+
 def _patiently(do: Callable[[], R]) -> R:
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception(_will_pass),
         wait=tenacity.wait_exponential(max=64) + tenacity.wait_random(0, 1),
-        stop=tenacity.stop_after_attempt(_ATTEMPTS),
+        stop=_enough,
         sleep=pause,
         reraise=True,
     )(do)
@@ -352,8 +361,6 @@ def _from_answer(error: gspread.exceptions.APIError, email: str) -> HistoryError
         says = "Google's quota is used up" if status == 429 else f"Google answered {status}"
         return Unavailable(f"{says}, for minutes.", code=code, advice=_BUSY)
     says = str(error.error.get("message", ""))[:200].rstrip(".")
-    return HistoryError(
-        f"Google refused the change: {says}.",
-        code=code,
-        advice="A spreadsheet holds ten million cells: export fewer sessions, or into several spreadsheets.",
-    )
+    full = "A spreadsheet holds ten million cells: export fewer sessions, or into several spreadsheets."
+    other = "Look whether cells of the worksheets are protected or merged, and whether the addresses exist."
+    return HistoryError(f"Google refused the change: {says}.", code=code, advice=full if "10000000" in says else other)

@@ -150,7 +150,10 @@ class Table:
     # --- the worksheet
 
     def _open(self) -> None:
-        grid = self._book.grids().get(self._title)
+        grids = self._book.grids()
+        # Titles differ by more than case in a spreadsheet.
+        self._title = next((title for title in grids if title.casefold() == self._title.casefold()), self._title)
+        grid = grids.get(self._title)
         header = [] if grid is None or not grid.rows else self._header()
         if header and ID not in header:
             raise Conflict(

@@ -276,6 +276,7 @@ REFUSALS: list[tuple[Any, type[HistoryError], str]] = [
     (Refused(401), Forbidden, "refused"),
     (Refused(404), NotFound, f"add {EMAIL}"),
     (Refused(400, "above the limit of 10000000 cells"), HistoryError, "ten million"),
+    (Refused(400, "You are trying to edit a protected cell"), HistoryError, "protected or merged"),
 ]
 
 
@@ -340,7 +341,15 @@ def test_credentials_are_found_and_never_told(
     monkeypatch.setenv("GOOGLE_SHEETS_CREDENTIALS", str(file))
     assert ada.export_sheets(key).url.endswith(key)
     other = {**good, "private_key": PEM[:400] + PEM[500:]}
-    bad = [{}, other, {**good, "type": "authorized_user"}, {**good, "private_key": 7}, json.dumps(good)[:-9], PEM]
+    bad = [
+        {},
+        other,
+        {**good, "type": "authorized_user"},
+        {**good, "private_key": 7},
+        {**good, "token_uri": "x"},
+        json.dumps(good)[:-9],
+        PEM,
+    ]
     bad += [{n: v for n, v in good.items() if n != "client_email"}, "[" * 5000, "{" * 5000, "no such file", "7", ""]
     for credentials in bad:
         with pytest.raises((NotConfigured, InvalidInput)) as caught:
@@ -356,6 +365,7 @@ def test_credentials_are_found_and_never_told(
     nowhere = google.account(token_uri=f"http://127.0.0.1:{servers.free_port()}/token")
     with pytest.raises(Unavailable, match="could not be reached"):
         ada.export_sheets(key, credentials=nowhere)
+    assert 10 < sum(waits(google)) < 30
 
 
 def test_without_gspread_it_says_what_to_install(
@@ -380,6 +390,7 @@ def test_a_worksheet_of_others_is_left_alone(store: HistoryStore, user: str, goo
     assert book.sheet("messages").cells == [["my", "own"], [1, 2]]
     book.sheets.append(Sheet(6, "It's empty", rows=1, columns=3))
     ada.export_sheets(key, worksheets={"messages": "It's empty"})
+    ada.export_sheets(key, worksheets={"messages": "IT'S EMPTY"})
     sheet = book.sheet("It's empty")
     assert [row["text"] for row in sheet.records()] == ["hello"]
     assert sheet.frozen == 1
