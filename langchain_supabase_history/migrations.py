@@ -197,7 +197,12 @@ def migrations() -> list[Migration]:
 
 
 def script(
-    schema: str = "public", *, erase_with_auth_user: bool = False, search: str | None = None, shares: bool = False
+    schema: str = "public",
+    *,
+    erase_with_auth_user: bool = False,
+    search: str | None = None,
+    shares: bool = False,
+    conversations: str | None = None,
 ) -> str:
     """All migrations as one SQL script for Supabase's SQL editor, `supabase/migrations/` or psql. Running it twice
     changes nothing.
@@ -207,9 +212,11 @@ def script(
         erase_with_auth_user: See `migrate`.
         search: See `migrate`.
         shares: See `migrate`.
+        conversations: See `migrate`.
 
     Raises:
-        InvalidSession: The name of the schema or of the configuration is not a plain identifier.
+        InvalidSession: The name of the schema is not a plain identifier.
+        InvalidInput: The name of the configuration or of the view is not a plain identifier.
     """
     statements = [migration.statement(schema) for migration in migrations()]
     if erase_with_auth_user:
@@ -218,6 +225,8 @@ def script(
         statements.append(f"select \"{schema}\".chat_history_index_search('{_check_language(search)}'::regconfig);")
     if shares:
         statements.append(f'select "{schema}".chat_history_open_shares();')
+    if conversations is not None:
+        statements.append(f"{_open_conversations(schema, conversations)};")
     return "\n".join(statements)
 
 
@@ -261,6 +270,7 @@ def migrate(
     erase_with_auth_user: bool = False,
     search: str | None = None,
     shares: bool = False,
+    conversations: str | None = None,
 ) -> list[Migration]:
     """Install or update the schema, and tell what was applied. Several at once are safe, also through a pooler.
 
@@ -272,10 +282,12 @@ def migrate(
         search: Also make an index for `search`, beside running writers: the name of a text search configuration, whose
             language then decides which forms of a word are found (`simple` for none, `english`, `portuguese`, ...).
         shares: Also let a public key without a user read what is shared, by its token.
+        conversations: Also make a view of this name for an application that reads and writes a table `conversations`.
 
     Raises:
         Conflict: A table of this name exists that this library did not make, or a migration was applied in another
             form.
+        InvalidInput: `search` or `conversations` is not a plain identifier.
         Forbidden: The role may not create what is needed.
         NotFound: There is no `auth.users`.
         Unavailable: The database cannot be reached, or another transaction holds a lock that a migration needs.
@@ -284,6 +296,8 @@ def migrate(
 
     if search is not None:
         _check_language(search)
+    if conversations is not None:
+        _open_conversations(schema, conversations)
     with connect(conninfo) as conn:
         todo = pending(conn, schema)
         in_use = len(todo) < len(migrations())
@@ -296,6 +310,8 @@ def migrate(
                 conn.execute(statement.format(schema=f'"{schema}"', language=_check_language(search)).encode())
         if shares:
             conn.execute(f'select "{schema}".chat_history_open_shares()'.encode())
+        if conversations is not None:
+            conn.execute(_open_conversations(schema, conversations).encode())
         return todo
 
 
@@ -304,6 +320,13 @@ def _check_language(name: object) -> str:
     if not isinstance(name, str) or not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}(\.[a-z_][a-z0-9_]{0,62})?", name):
         raise InvalidInput("search must be the name of a text search configuration: simple, english, portuguese, ...")
     return name
+
+
+def _open_conversations(schema: str, name: object) -> str:
+    """The statement that makes the view `conversations` under this name."""
+    if not isinstance(name, str) or not re.fullmatch(r"(?!chat_history_)[a-z_][a-z0-9_]{0,62}", name):
+        raise InvalidInput("conversations must be the name of a view: a-z, 0-9 and _, not beginning with chat_history_")
+    return f"select \"{check_schema(schema)}\".chat_history_open_conversations('{name}')"
 
 
 @tenacity.retry(

@@ -94,10 +94,14 @@ def data_api(shared_database: str) -> Iterator[servers.Lite]:
 
 @pytest.fixture(scope="module")
 def patient(pg: servers.Postgres) -> Iterator[tuple[str, servers.Lite]]:
-    """A database of the module's own and the Data API in front of it, to be harmed: its connection string, and that."""
+    """A database of the module's own and the Data API in front of it, to be harmed: its connection string, and that.
+
+    It has the view `conversations`.
+    """
     if not servers.LITE_CLI.exists():
         missing("@supabase/lite", servers.LITE_INSTALL)
     url = pg.url(pg.create_database("template_history"))
+    migrate(url, conversations="conversations")
     with servers.lite(url) as api:
         yield url, api
 

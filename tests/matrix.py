@@ -128,7 +128,10 @@ class Matrix:
         ]
 
     def tables(self, kinds: str = "rv") -> list[str]:
-        query = "select relname from pg_class where relname like 'chat\\_history\\_%%' and relkind = any(%s) order by 1"
+        query = (
+            "select relname from pg_class where (relname like 'chat\\_history\\_%%' or relname = 'conversations') "
+            "and relkind = any(%s) order by 1"
+        )
         return [name for (name,) in self.owner.execute(query, [list(kinds)])]
 
     def attack(self, who: OverApi | OverSql, request: Request, *, must_fail: bool = False) -> None:
@@ -187,7 +190,7 @@ def plant(store: HistoryStore, conninfo: str, user_id: str, name: str = NAME) ->
 
 # --- attacks on tables
 
-VIEWS = ("_usage", "_summary", "_list")
+VIEWS = ("_usage", "_summary", "_list", "conversations")
 
 
 def on_table(table: str, columns: list[str], victim: Victim, own: Victim) -> Iterator[Request]:
@@ -208,6 +211,8 @@ def on_table(table: str, columns: list[str], victim: Victim, own: Victim) -> Ite
             f"update {table}", f"update {table} set version = 9", (), "PATCH", f"{table}?version=gt.0", {"version": 9}
         )
         return
+    if table == "conversations":
+        yield from on_conversations(victim, own)
     if "session_key" not in columns:
         return
     # Rows slipped in: under another's name, or into another's session under one's own.
@@ -262,6 +267,42 @@ def on_table(table: str, columns: list[str], victim: Victim, own: Victim) -> Ite
         "PATCH",
         f"{table}?created_at=gt.2000-01-01",
         {"user_id": own.user_id},
+    )
+
+
+def on_conversations(victim: Victim, own: Victim) -> Iterator[Request]:
+    """Writes through the view `conversations`: of another's conversation, and of one's own given away."""
+    said = [{"role": "user", "content": "slipped in"}]
+    theirs = f"conversations?user_id=eq.{victim.user_id}"
+    for label, user_id in (("as them", victim.user_id), ("as oneself", own.user_id), ("as nobody", None)):
+        row = {"id": victim.key, "conversation_id": NAME, "user_id": user_id, "messages": said, "analytics": {"a": 1}}
+        insert = (
+            "insert into conversations (id, conversation_id, user_id, messages, analytics) values (%s, %s, %s, %s, %s)"
+        )
+        values = (victim.key, NAME, user_id, json.dumps(said), '{"a": 1}')
+        refused = "42501" if user_id and user_id != own.user_id else None
+        yield Request(f"save {label}", insert, values, "POST", "conversations", row, refused=refused)
+    for label, change in (
+        ("say in", {"messages": said}),
+        ("empty", {"messages": []}),
+        ("take", {"user_id": own.user_id}),
+    ):
+        column, value = next(iter(change.items()))
+        yield Request(
+            f"{label} theirs in conversations",
+            f"update conversations set {column} = %s where user_id = %s returning *",
+            (json.dumps(value) if column == "messages" else value, victim.user_id),
+            "PATCH",
+            theirs,
+            change,
+        )
+    yield Request(
+        "give mine away in conversations",
+        "update conversations set user_id = %s where user_id = %s",
+        (victim.user_id, own.user_id),
+        "PATCH",
+        f"conversations?user_id=eq.{own.user_id}",
+        {"user_id": victim.user_id},
     )
 
 
@@ -458,4 +499,5 @@ def _unnamed(kind: str, victim: Victim, user_id: str | None) -> Any:
         "uuid": victim.key, "uuid[]": [victim.message_id], "text": user_id, "text[]": ["human"], "boolean": False,
         "json": {"id": victim.turn_id, "status": "failed"}, "json[]": [{"content": "slipped in"}],
         "integer": 1, "bigint": 1, "double precision": 1.0, "numeric": 1,
+        "jsonb": json.dumps([{"role": "user", "content": "slipped in"}]),
     }.get(kind)  # fmt: skip

@@ -54,6 +54,13 @@ def main() -> None:
     help="Make an index for searches, in a language: simple (the default), english, portuguese, ...",
 )
 @click.option("--shares", is_flag=True, help="Let a public key without a user read what is shared.")
+@click.option(
+    "--conversations",
+    is_flag=False,
+    flag_value="conversations",
+    metavar="[NAME]",
+    help="Make a view for an application that reads and writes a table conversations.",
+)
 @options.as_json
 def migrate(
     schema: str,
@@ -63,6 +70,7 @@ def migrate(
     erase_with_auth_user: bool,
     search: str | None,
     shares: bool,
+    conversations: str | None,
     as_json: bool,
 ) -> None:
     """Install or update the tables and functions. Running it twice changes nothing.
@@ -71,8 +79,15 @@ def migrate(
     """
     from ..migrations import migrate as apply, missing, script
 
+    chosen: dict[str, Any] = {
+        "schema": schema,
+        "erase_with_auth_user": erase_with_auth_user,
+        "search": search,
+        "shares": shares,
+        "conversations": conversations,
+    }
     if only_print:
-        click.echo(script(schema, erase_with_auth_user=erase_with_auth_user, search=search, shares=shares))
+        click.echo(script(**chosen))
         return
     if not db_url:
         raise click.UsageError(
@@ -87,7 +102,7 @@ def migrate(
             click.echo("".join(f"missing {name}\n" for name in lacking), nl=False)
             click.echo(f"Schema {schema} {'lacks migrations: run migrate.' if lacking else 'is up to date.'}")
         sys.exit(1 if lacking else 0)
-    done = apply(db_url, schema=schema, erase_with_auth_user=erase_with_auth_user, search=search, shares=shares)
+    done = apply(db_url, **chosen)
     if as_json:
         print_json({"schema": schema, "applied": [migration.name for migration in done]})
     else:

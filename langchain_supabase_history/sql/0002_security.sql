@@ -74,6 +74,7 @@ language sql stable set search_path from current as $$ select false $$;
 --
 -- Rights follow the policies: a table with one for every command may be read and written, a table with one for select
 -- may be read, a table without any is the owner's alone, and so is this function. Views may be read, functions called.
+-- A view that chat_history_open_conversations has made is known by its trigger, whatever its name; it may be written.
 --
 -- Each migration ends by calling it without a name. A role that was named before is then granted what is new: it is
 -- known by its right to write sessions, which nothing but this function gives it.
@@ -82,7 +83,9 @@ language plpgsql set search_path from current as $$
 declare
   home constant oid := (select p.pronamespace from pg_proc p where p.oid = 'chat_history_grant'::regproc);
   ours constant text := 'chat\_history\_%';
-  kept constant text[] := '{chat_history_grant,chat_history_open_shares,chat_history_index_search}';  -- the owner's alone
+  kept constant text[] := '{chat_history_grant,chat_history_open_shares,chat_history_index_search,chat_history_open_conversations}';  -- the owner's
+  opened constant oid[] := array(
+    select t.tgrelid from pg_trigger t where t.tgfoid = to_regproc('chat_history_write_conversation'));
   relations text;
   readable text;
   writable text;
@@ -96,9 +99,10 @@ begin
   select string_agg(c.oid::regclass::text, ', '), string_agg(c.oid::regclass::text, ', ') filter (where c.relkind = 'v'
            or exists (select from pg_policy p where p.polrelid = c.oid and p.polcmd in ('r', '*'))),
          string_agg(c.oid::regclass::text, ', ') filter (
-           where exists (select from pg_policy p where p.polrelid = c.oid and p.polcmd = '*'))
+           where c.oid = any (opened) or exists (select from pg_policy p where p.polrelid = c.oid and p.polcmd = '*'))
     into relations, readable, writable
-    from pg_class c where c.relnamespace = home and c.relkind in ('r', 'p', 'v') and c.relname like ours;
+    from pg_class c
+    where c.relnamespace = home and c.relkind in ('r', 'p', 'v') and (c.relname like ours or c.oid = any (opened));
   select string_agg(p.oid::regprocedure::text, ', '), string_agg(p.oid::regprocedure::text, ', ') filter (
            where p.prorettype <> 'trigger'::regtype and p.proname <> all (kept))
     into functions, callable

@@ -47,7 +47,8 @@ language sql stable set search_path from current as $$
               from role r where r.found))
           order by c.relname)
         from pg_class c join home h on h.oid = c.relnamespace
-        where c.relkind in ('r', 'p', 'v') and c.relname like 'chat\_history\_%'),
+        where c.relkind in ('r', 'p', 'v') and (c.relname like 'chat\_history\_%' or exists (
+          select from pg_trigger t where t.tgrelid = c.oid and t.tgfoid = to_regproc('chat_history_write_conversation')))),
     'functions', (
       select json_agg(json_build_object(
           'name', p.proname, 'execute', (

@@ -8,6 +8,7 @@
 --   chat_history_first_question   what stands in for a title that nobody set
 --   chat_history_last_text        the excerpt of its end
 --   chat_history_show_session     a session as all of these answer it
+--   chat_history_own_metadata     its metadata as the application set it
 --   chat_history_lock_existing    a session's row, locked, where there is one
 --   chat_history_find_position    where a message stands in a conversation
 
@@ -79,6 +80,14 @@ language sql stable set search_path from current as $$
     where m.type in ('human', 'ai') and chat_history_text(m.data) ~ '\S' order by m.position desc limit 1
 $$;
 
+-- A session's metadata without what the view `conversations` keeps there.
+create function chat_history_own_metadata(metadata json) returns json
+language sql immutable set search_path from current as $$
+  select case when strpos($1::text, '"conversations_table"') = 0 then $1 else (
+    select json_object_agg(e.key, e.value order by e.n)
+      from json_each($1) with ordinality e (key, value, n) where e.key <> 'conversations_table') end
+$$;
+
 -- A session as the functions answer it.
 create function chat_history_show_session(chat_history_sessions) returns json
 language plpgsql stable set search_path from current as $$
@@ -87,7 +96,8 @@ declare
 begin
   return json_build_object(
     'session_id', session.session_id, 'user_id', nullif(session.user_id, ''),
-    'title', coalesce(session.title, chat_history_first_question(session)), 'metadata', session.metadata,
+    'title', coalesce(session.title, chat_history_first_question(session)),
+    'metadata', chat_history_own_metadata(session.metadata),
     'created_at', session.created_at, 'updated_at', session.updated_at, 'message_count', session.message_count,
     'last_position', session.last_position, 'epoch', session.epoch, 'revision', session.revision,
     'tags', session.tags, 'pinned', session.pinned, 'archived', session.archived, 'turn_count', session.turn_count,
@@ -243,7 +253,7 @@ begin
         'pinned and archived as true or false' using errcode = 'PT400';
     end if;
   end loop;
-  if octet_length(session.metadata::jsonb::text) > 65536 then
+  if octet_length(chat_history_own_metadata(session.metadata)::jsonb::text) > 65536 then
     raise exception 'the metadata of a session may have 64 KB' using errcode = 'PT400';
   end if;
   update chat_history_sessions s set

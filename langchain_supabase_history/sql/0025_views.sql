@@ -6,8 +6,8 @@
 
 create view chat_history_session_list with (security_invoker = true) as
   select s.session_id, nullif(s.user_id, '') as user_id,
-      coalesce(s.title, chat_history_first_question(s)) as title, s.tags, s.pinned, s.archived, s.metadata, s.created_at,
-      s.updated_at, s.message_count, s.turn_count, s.total_tokens, chat_history_last_text(s) as excerpt, s.forked_from
+      coalesce(s.title, chat_history_first_question(s)) as title, s.tags, s.pinned, s.archived,
+      chat_history_own_metadata(s.metadata) as metadata, s.created_at, s.updated_at, s.message_count, s.turn_count, s.total_tokens, chat_history_last_text(s) as excerpt, s.forked_from
     from chat_history_sessions s
     where s.deleted_at is null and (s.message_count > 0 or s.title is not null and s.last_position = 0);
 

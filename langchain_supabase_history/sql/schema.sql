@@ -8,6 +8,22 @@ CREATE TYPE public.chat_history_batch AS (
 	tokens integer[]
 );
 
+CREATE TYPE public.chat_history_conversation AS (
+	id uuid,
+	session_id text,
+	"timestamp" timestamp with time zone,
+	tokens_history jsonb,
+	retriever_audits jsonb,
+	analytics jsonb,
+	metadata jsonb,
+	form text
+);
+
+CREATE TYPE public.chat_history_message AS (
+	type text,
+	data jsonb
+);
+
 CREATE TYPE public.chat_history_part AS (
 	place bigint,
 	kind text,
@@ -71,6 +87,72 @@ begin
     case when given.sent_at is null then chat_history_unsent_feedback(owner, of_session, stored.id, 20) else '[]' end);
 end
 $$;
+
+CREATE FUNCTION public.chat_history_key(user_id text, session_id text) RETURNS uuid
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+  return encode(substr(sha256(sha256(convert_to(user_id, 'UTF8')) || sha256(convert_to(session_id, 'UTF8'))), 1, 16),
+                'hex')::uuid;
+end
+$$;
+
+CREATE TABLE public.chat_history_sessions (
+    session_key uuid NOT NULL,
+    user_id text NOT NULL,
+    session_id text NOT NULL,
+    title text,
+    metadata json,
+    tags text[] DEFAULT '{}'::text[] NOT NULL,
+    pinned boolean DEFAULT false NOT NULL,
+    archived boolean DEFAULT false NOT NULL,
+    forked_from text,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    deleted_at timestamp with time zone,
+    last_position bigint DEFAULT 0 NOT NULL,
+    last_turn bigint DEFAULT 0 NOT NULL,
+    last_turn_id uuid,
+    cleared_position bigint DEFAULT 0 NOT NULL,
+    cleared_turn bigint DEFAULT 0 NOT NULL,
+    message_count bigint DEFAULT 0 NOT NULL,
+    turn_count bigint DEFAULT 0 NOT NULL,
+    total_tokens numeric,
+    parked bigint DEFAULT 0 NOT NULL,
+    cleared_parked bigint DEFAULT 0 NOT NULL,
+    branched_by uuid,
+    epoch integer DEFAULT 0 NOT NULL,
+    erased_epoch integer DEFAULT 0 NOT NULL,
+    erased_by uuid,
+    erased_count bigint,
+    erased_turn_id uuid,
+    revision bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT key CHECK ((session_key = public.chat_history_key(user_id, session_id))),
+    CONSTRAINT names CHECK (((session_id <> ''::text) AND (length(session_id) <= 1000) AND (octet_length(user_id) <= 2500)))
+)
+WITH (fillfactor='60');
+
+CREATE FUNCTION public.chat_history_agreed(public.chat_history_sessions, text, jsonb, integer) RETURNS integer
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+declare
+  session alias for $1;
+  agreed integer := $4;
+  message record;
+begin
+  for message in
+    select m.type, m.data from chat_history_messages m
+      where m.session_key = session.session_key and m.position > session.cleared_position + agreed
+      order by m.position limit jsonb_array_length($3) - agreed
+  loop
+    exit when not chat_history_same_message(message.type, message.data, $2, $3 -> agreed);
+    agreed := agreed + 1;
+  end loop;
+  return agreed;
+end
+$_$;
 
 CREATE FUNCTION public.chat_history_append(session_id text, ids uuid[] DEFAULT '{}'::uuid[], types text[] DEFAULT '{}'::text[], data json[] DEFAULT '{}'::json[], tokens integer[] DEFAULT NULL::integer[], turn json DEFAULT NULL::json, user_id text DEFAULT NULL::text, epoch integer DEFAULT NULL::integer, replace boolean DEFAULT NULL::boolean, replay boolean DEFAULT NULL::boolean) RETURNS json
     LANGUAGE plpgsql
@@ -205,6 +287,34 @@ begin
 end
 $$;
 
+CREATE FUNCTION public.chat_history_append_list(public.chat_history_sessions, jsonb, integer) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+declare
+  session alias for $1;
+  turn record;
+begin
+  for turn in
+    select array_agg(o.id order by o.n) as ids, array_agg(o.type order by o.n) as types,
+        array_agg(o.data::json order by o.n) as data, array_agg(o.tokens order by o.n) as tokens
+      from (
+        select e.n, r.type, r.data, 4 + octet_length(
+              (chat_history_unmarked(r.data) -> 'content')::text || coalesce(r.data ->> 'tool_calls', '')) / 4 as tokens,
+            encode(substr(sha256(convert_to(concat_ws(':', session.session_key, session.parked,
+              session.cleared_position + e.n, e.message), 'UTF8')), 1, 16), 'hex')::uuid as id,
+            count(*) filter (where r.type = 'human') over (order by e.n) as turn
+          from jsonb_array_elements($2) with ordinality e (message, n)
+            cross join lateral chat_history_read_message(e.message) r
+          where e.n > $3) o
+      group by o.turn order by o.turn
+  loop
+    perform chat_history_append(session.session_id, turn.ids, turn.types, turn.data, turn.tokens,
+                                user_id => nullif(session.user_id, ''), replay => false);
+  end loop;
+end
+$_$;
+
 CREATE FUNCTION public.chat_history_begin(session_id text, turn json, user_id text DEFAULT NULL::text, max_messages integer DEFAULT NULL::integer, max_turns integer DEFAULT NULL::integer, max_tokens bigint DEFAULT NULL::bigint, keep_system boolean DEFAULT NULL::boolean) RETURNS json
     LANGUAGE sql
     SET search_path TO 'public', 'pg_temp'
@@ -251,51 +361,6 @@ begin
     keep_system) l;
 end
 $$;
-
-CREATE FUNCTION public.chat_history_key(user_id text, session_id text) RETURNS uuid
-    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
-    SET search_path TO 'public', 'pg_temp'
-    AS $$
-begin
-  return encode(substr(sha256(sha256(convert_to(user_id, 'UTF8')) || sha256(convert_to(session_id, 'UTF8'))), 1, 16),
-                'hex')::uuid;
-end
-$$;
-
-CREATE TABLE public.chat_history_sessions (
-    session_key uuid NOT NULL,
-    user_id text NOT NULL,
-    session_id text NOT NULL,
-    title text,
-    metadata json,
-    tags text[] DEFAULT '{}'::text[] NOT NULL,
-    pinned boolean DEFAULT false NOT NULL,
-    archived boolean DEFAULT false NOT NULL,
-    forked_from text,
-    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    deleted_at timestamp with time zone,
-    last_position bigint DEFAULT 0 NOT NULL,
-    last_turn bigint DEFAULT 0 NOT NULL,
-    last_turn_id uuid,
-    cleared_position bigint DEFAULT 0 NOT NULL,
-    cleared_turn bigint DEFAULT 0 NOT NULL,
-    message_count bigint DEFAULT 0 NOT NULL,
-    turn_count bigint DEFAULT 0 NOT NULL,
-    total_tokens numeric,
-    parked bigint DEFAULT 0 NOT NULL,
-    cleared_parked bigint DEFAULT 0 NOT NULL,
-    branched_by uuid,
-    epoch integer DEFAULT 0 NOT NULL,
-    erased_epoch integer DEFAULT 0 NOT NULL,
-    erased_by uuid,
-    erased_count bigint,
-    erased_turn_id uuid,
-    revision bigint DEFAULT 0 NOT NULL,
-    CONSTRAINT key CHECK ((session_key = public.chat_history_key(user_id, session_id))),
-    CONSTRAINT names CHECK (((session_id <> ''::text) AND (length(session_id) <= 1000) AND (octet_length(user_id) <= 2500)))
-)
-WITH (fillfactor='60');
 
 CREATE FUNCTION public.chat_history_branched(public.chat_history_sessions, uuid) RETURNS public.chat_history_sessions
     LANGUAGE sql
@@ -387,6 +452,14 @@ begin
                            'cleared', coalesce(session.erased_count, 0));
 end
 $$;
+
+CREATE FUNCTION public.chat_history_conversation_messages(public.chat_history_sessions, text) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+  select coalesce(jsonb_agg(chat_history_show_message(m.type, m.data, $2) order by m.position), '[]')
+    from chat_history_messages m where m.session_key = $1.session_key and m.position > $1.cleared_position
+$_$;
 
 CREATE FUNCTION public.chat_history_delete_session(session_id text, user_id text DEFAULT NULL::text, request uuid DEFAULT NULL::uuid, batch integer DEFAULT NULL::integer) RETURNS json
     LANGUAGE plpgsql
@@ -927,7 +1000,9 @@ CREATE FUNCTION public.chat_history_grant(extra_role text DEFAULT NULL::text) RE
 declare
   home constant oid := (select p.pronamespace from pg_proc p where p.oid = 'chat_history_grant'::regproc);
   ours constant text := 'chat\_history\_%';
-  kept constant text[] := '{chat_history_grant,chat_history_open_shares,chat_history_index_search}';  -- the owner's alone
+  kept constant text[] := '{chat_history_grant,chat_history_open_shares,chat_history_index_search,chat_history_open_conversations}';  -- the owner's
+  opened constant oid[] := array(
+    select t.tgrelid from pg_trigger t where t.tgfoid = to_regproc('chat_history_write_conversation'));
   relations text;
   readable text;
   writable text;
@@ -941,9 +1016,10 @@ begin
   select string_agg(c.oid::regclass::text, ', '), string_agg(c.oid::regclass::text, ', ') filter (where c.relkind = 'v'
            or exists (select from pg_policy p where p.polrelid = c.oid and p.polcmd in ('r', '*'))),
          string_agg(c.oid::regclass::text, ', ') filter (
-           where exists (select from pg_policy p where p.polrelid = c.oid and p.polcmd = '*'))
+           where c.oid = any (opened) or exists (select from pg_policy p where p.polrelid = c.oid and p.polcmd = '*'))
     into relations, readable, writable
-    from pg_class c where c.relnamespace = home and c.relkind in ('r', 'p', 'v') and c.relname like ours;
+    from pg_class c
+    where c.relnamespace = home and c.relkind in ('r', 'p', 'v') and (c.relname like ours or c.oid = any (opened));
   select string_agg(p.oid::regprocedure::text, ', '), string_agg(p.oid::regprocedure::text, ', ') filter (
            where p.prorettype <> 'trigger'::regtype and p.proname <> all (kept))
     into functions, callable
@@ -1013,7 +1089,8 @@ CREATE FUNCTION public.chat_history_guards() RETURNS json
               from role r where r.found))
           order by c.relname)
         from pg_class c join home h on h.oid = c.relnamespace
-        where c.relkind in ('r', 'p', 'v') and c.relname like 'chat\_history\_%'),
+        where c.relkind in ('r', 'p', 'v') and (c.relname like 'chat\_history\_%' or exists (
+          select from pg_trigger t where t.tgrelid = c.oid and t.tgfoid = to_regproc('chat_history_write_conversation')))),
     'functions', (
       select json_agg(json_build_object(
           'name', p.proname, 'execute', (
@@ -1371,6 +1448,14 @@ CREATE FUNCTION public.chat_history_import_turns(public.chat_history_sessions, j
     returning *
 $_$;
 
+CREATE FUNCTION public.chat_history_in_form(text, text, jsonb) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+  select case when $1 = 'data' then jsonb_build_object('type', $2, 'data', $3)
+    else $3 || jsonb_build_object(case when $1 = 'type' then 'type' else 'role' end, $2) end
+$_$;
+
 CREATE FUNCTION public.chat_history_index_search(configuration regconfig DEFAULT 'simple'::regconfig, build boolean DEFAULT true) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'public', 'pg_temp'
@@ -1444,6 +1529,17 @@ CREATE FUNCTION public.chat_history_json(value json) RETURNS json
     AS $$
   select case json_typeof(value) when 'string' then (value #>> '{}')::json when 'null' then null else value end
 $$;
+
+CREATE FUNCTION public.chat_history_jsonb(value json) RETURNS jsonb
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+begin
+  return $1::jsonb;
+exception when data_exception or program_limit_exceeded then
+  return null;
+end
+$_$;
 
 CREATE FUNCTION public.chat_history_known_messages(uuid, uuid[], text[], json[]) RETURNS json
     LANGUAGE plpgsql
@@ -1857,6 +1953,62 @@ CREATE FUNCTION public.chat_history_mark(text, text) RETURNS text
   select '/' || $1 || '/' || encode(sha256(convert_to($2, 'UTF8')), 'hex')
 $_$;
 
+CREATE FUNCTION public.chat_history_message_fields(text, jsonb) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+  select coalesce(jsonb_object_agg(f.key, f.value), '{}')
+    from (select e.*, jsonb_typeof(e.value) as kind from jsonb_each($2) e) f
+    where case
+      when f.key = 'content' then f.kind = 'string' or f.kind = 'array' and not jsonb_path_exists(
+        f.value, 'strict $[*] ? (@.type() != "string" && @.type() != "object")')
+      when f.key in ('name', 'id') then f.kind = 'string' or f.kind = 'null' and $1 <> 'function'
+      when f.key = 'type' then f.value = to_jsonb($1)
+      when f.key = 'role' then $1 = 'chat' and f.kind = 'string'
+      when f.key in ('additional_kwargs', 'response_metadata') then f.kind = 'object'
+      when f.key = 'example' then $1 in ('human', 'ai') and f.value = 'false'
+      when f.key = 'tool_call_id' then $1 = 'tool' and f.kind = 'string'
+      when f.key = 'status' then $1 = 'tool' and f.value in ('"success"', '"error"')
+      when f.key = 'artifact' then $1 = 'tool'
+      when f.key = 'invalid_tool_calls' then $1 = 'ai' and f.value = '[]'
+      when f.key = 'tool_calls' then $1 = 'ai' and f.kind = 'array' and not exists (
+        select from jsonb_path_query(f.value, '$[*]') c (call)
+          where (jsonb_typeof(call -> 'name') = 'string' and jsonb_typeof(call -> 'args') = 'object'
+              and coalesce(jsonb_typeof(call -> 'id'), '') in ('string', 'null')
+              and coalesce(call ->> 'type', 'tool_call') = 'tool_call') is not true)
+      when f.key = 'usage_metadata' then $1 = 'ai' and (f.kind = 'null' or f.kind = 'object' and (
+        select count(*) filter (where u.key in ('input_tokens', 'output_tokens', 'total_tokens')) = 3
+            and bool_and(case when u.key in ('input_tokens', 'output_tokens', 'total_tokens') then u.value::text ~ '^\d{1,15}$'
+              else u.key in ('input_token_details', 'output_token_details') and jsonb_typeof(u.value) = 'object' and not exists (
+                select from jsonb_path_query(u.value, '$.*') d (count) where d.count::text !~ '^\d{1,15}$') end)
+          from jsonb_each(f.value) u))
+      else false end
+$_$;
+
+CREATE FUNCTION public.chat_history_message_form(message jsonb) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+  select case when jsonb_typeof($1) <> 'object' then null
+    when jsonb_typeof($1 -> 'type') = 'string' and jsonb_typeof($1 -> 'data') = 'object' then 'data'
+    when jsonb_typeof($1 -> 'role') = 'string' then 'role'
+    when jsonb_typeof($1 -> 'type') = 'string' then 'type' end
+$_$;
+
+CREATE FUNCTION public.chat_history_message_type(text, jsonb) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+  select case
+    when n.name in ('user', 'human', 'humanmessage', 'humanmessagechunk') then 'human'
+    when n.name in ('assistant', 'ai', 'aimessage', 'aimessagechunk') then 'ai'
+    when n.name in ('system', 'developer', 'systemmessage', 'systemmessagechunk') then 'system'
+    when n.name in ('tool', 'toolmessage') and jsonb_typeof($2 -> 'tool_call_id') = 'string' then 'tool'
+    when n.name in ('function', 'functionmessage') and jsonb_typeof($2 -> 'name') = 'string' then 'function'
+    else 'chat' end
+    from (values (lower($1))) n (name)
+$_$;
+
 CREATE FUNCTION public.chat_history_new_messages(public.chat_history_batch, json) RETURNS public.chat_history_batch
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'public', 'pg_temp'
@@ -1896,6 +2048,41 @@ begin
 end
 $_$;
 
+CREATE FUNCTION public.chat_history_open_conversations(name text DEFAULT 'conversations'::text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+declare
+  home constant text := (
+    select p.pronamespace::regnamespace::text from pg_proc p where p.oid = 'chat_history_owner(text)'::regprocedure);
+  view constant text := format('%s.%I', home, name);
+begin
+  if name !~ '^[a-z_][a-z0-9_]{0,62}$' or name ~ '^chat_history_' then
+    raise exception 'the name of the view is made of a-z, 0-9 and _, and does not begin with chat_history_'
+      using errcode = 'PT400';
+  end if;
+  if to_regclass(view) is not null and not exists (
+    select from pg_trigger t where t.tgrelid = to_regclass(view) and t.tgfoid = 'chat_history_write_conversation()'::regprocedure)
+  then
+    raise exception '% is there and was not made by langchain_supabase_history: it is left as it is. First run "import '
+      'table", then rename it and make the view in one transaction', view using errcode = '42P07';
+  end if;
+  -- Without these, who may see all rows would read all for one; the columns never change.
+  create index if not exists chat_history_sessions_name on chat_history_sessions (session_id);
+  create index if not exists chat_history_sessions_person on chat_history_sessions (nullif(user_id, ''));
+  execute format(
+    'create or replace view %s with (security_invoker = true) as
+       select c.id, s.session_id as conversation_id, nullif(s.user_id, '''') as user_id, c.session_id, c."timestamp",
+           chat_history_conversation_messages(s, c.form) as messages, c.tokens_history, c.retriever_audits, c.analytics,
+           c.metadata, s.created_at
+         from chat_history_sessions s cross join lateral chat_history_show_conversation(s) c', view);
+  execute format('create or replace trigger chat_history_write_conversation instead of insert or update or delete
+                  on %s for each row execute function chat_history_write_conversation()', view);
+  perform chat_history_grant();
+  perform pg_notify('pgrst', 'reload schema');
+end
+$_$;
+
 CREATE FUNCTION public.chat_history_open_shares(open boolean DEFAULT true) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'public', 'pg_temp'
@@ -1906,6 +2093,31 @@ begin
                  case when open then 'true' else 'false' end);
   perform chat_history_grant();
 end
+$_$;
+
+CREATE FUNCTION public.chat_history_openai_calls(calls jsonb) RETURNS jsonb
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+begin
+  return (
+    select case when bool_and(jsonb_typeof(c.args) = 'object' and c.id is not null and c.name is not null) then
+        jsonb_agg(jsonb_build_object('name', c.name, 'args', c.args, 'id', c.id, 'type', 'tool_call') order by c.n) end
+      from (select e.n, e.item ->> 'id' as id, e.item #>> '{function,name}' as name,
+              (e.item #>> '{function,arguments}')::jsonb as args
+            from jsonb_array_elements($1) with ordinality e (item, n)) c);
+exception when data_exception or program_limit_exceeded then
+  return null;
+end
+$_$;
+
+CREATE FUNCTION public.chat_history_own_metadata(metadata json) RETURNS json
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+  select case when strpos($1::text, '"conversations_table"') = 0 then $1 else (
+    select json_object_agg(e.key, e.value order by e.n)
+      from json_each($1) with ordinality e (key, value, n) where e.key <> 'conversations_table') end
 $_$;
 
 CREATE FUNCTION public.chat_history_owner(user_id text) RETURNS text
@@ -2199,6 +2411,55 @@ begin
 end
 $_$;
 
+CREATE FUNCTION public.chat_history_read_message(message jsonb) RETURNS public.chat_history_message
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+declare
+  form constant text := chat_history_message_form(message);
+  named constant text := message ->> case form when 'role' then 'role' else 'type' end;
+  fields constant jsonb := case when form is null and jsonb_typeof(message) <> 'object' then '{}'
+    when form = 'data' then message -> 'data' else message - coalesce(form, '') end;
+  read chat_history_message;
+  calls jsonb;
+  mark jsonb;
+begin
+  read.type := chat_history_message_type(named, fields);
+  read.data := chat_history_message_fields(read.type, fields);
+  if strpos(read.data::text, '"$type"') > 0 then  -- the library would take it for a value that JSON cannot hold
+    read.data := jsonb_strip_nulls(jsonb_build_object(
+      'content', fields::text, 'name', read.data -> 'name', 'tool_call_id', read.data -> 'tool_call_id'));
+  end if;
+  if read.type = 'ai' and not read.data ? 'tool_calls' then
+    calls := chat_history_openai_calls(fields -> 'tool_calls');
+    if calls is not null and strpos(calls::text, '"$type"') = 0 then
+      read.data := read.data || jsonb_build_object('tool_calls', calls);
+    end if;
+  end if;
+  if not read.data ? 'content' then
+    read.data := read.data || jsonb_build_object('content', case
+      when jsonb_typeof(message) = 'string' then message #>> '{}'
+      when jsonb_typeof(fields -> 'content') = 'null' or read.data ? 'tool_calls' then ''
+      when fields ? 'content' then (fields -> 'content')::text
+      when jsonb_typeof(fields -> 'text') = 'string' then fields ->> 'text'
+      else message::text end);
+  end if;
+  if form is not null and chat_history_in_form(form, named, read.data) = message
+     and not coalesce(read.data -> 'additional_kwargs' ? 'conversations_table', false)
+     and (read.type <> 'chat' or read.data ? 'role') then
+    mark := jsonb_build_object('form', form, 'as', named, 'kwargs', read.data ? 'additional_kwargs');
+  else
+    mark := jsonb_build_object('message', message);
+  end if;
+  if read.type = 'chat' and not read.data ? 'role' then
+    read.data := read.data || jsonb_build_object('role', coalesce(nullif(left(named, 1000), ''), 'unknown'));
+  end if;
+  read.data := read.data || jsonb_build_object('additional_kwargs',
+    coalesce(read.data -> 'additional_kwargs', '{}') || jsonb_build_object('conversations_table', mark));
+  return read;
+end
+$_$;
+
 CREATE FUNCTION public.chat_history_reassign(to_user_id text, from_user_id text DEFAULT NULL::text, session_id text DEFAULT NULL::text, dry_run boolean DEFAULT false, batch integer DEFAULT NULL::integer, after_session uuid DEFAULT NULL::uuid) RETURNS json
     LANGUAGE plpgsql
     SET search_path TO 'public', 'pg_temp'
@@ -2317,6 +2578,63 @@ begin
   return $1::text = $2::text or $1::jsonb::text = $2::jsonb::text;
 exception when data_exception or program_limit_exceeded then
   return false;
+end
+$_$;
+
+CREATE FUNCTION public.chat_history_same_message(text, json, text, jsonb) RETURNS boolean
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+declare
+  stored constant jsonb := chat_history_jsonb($2);
+  read chat_history_message;
+begin
+  if chat_history_show_message($1, $2, $3) = $4 then
+    return true;
+  elsif stored is null or jsonb_typeof(stored) <> 'object'
+    or stored #> '{additional_kwargs,conversations_table}' is not null then
+    return false;
+  end if;
+  read := chat_history_read_message($4);
+  return read.type = $1 and not exists (
+    select from jsonb_each(chat_history_unmarked(read.data)) e
+      where e.key <> 'type' and stored -> e.key is distinct from e.value
+        and not (not stored ? e.key and e.value in ('null', '{}', '[]', 'false', '"success"')));
+end
+$_$;
+
+CREATE FUNCTION public.chat_history_save_messages(public.chat_history_sessions, text, jsonb, boolean) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+declare
+  session chat_history_sessions := $1;
+  form alias for $2;
+  list alias for $3;
+  wanted constant integer := jsonb_array_length(list);
+  agreed integer := 0;
+  chosen chat_history_alternatives;
+begin
+  loop
+    agreed := chat_history_agreed(session, form, list, agreed);
+    exit when agreed = wanted;
+    select a.* into chosen from chat_history_alternatives a
+        join chat_history_messages m on m.session_key = a.session_key and m.position = -a.parked
+      where a.session_key = session.session_key and a.parked > session.cleared_parked
+        and a.position = session.cleared_position + agreed + 1
+        and a.follows is not distinct from (
+          select b.id from chat_history_messages b
+            where b.session_key = session.session_key and agreed > 0 and b.position = session.cleared_position + agreed)
+        and chat_history_same_message(m.type, m.data, form, list -> agreed)
+      order by a.parked desc limit 1;
+    exit when not found;
+    session := chat_history_branched(chat_history_put_back(session, chosen, gen_random_uuid()), gen_random_uuid());
+  end loop;
+  if session.last_position > session.cleared_position + agreed and (agreed < wanted or $4) then
+    session := chat_history_branched(
+      chat_history_take_out(session, session.cleared_position + agreed + 1, gen_random_uuid()), gen_random_uuid());
+  end if;
+  perform chat_history_append_list(session, list, agreed);
 end
 $_$;
 
@@ -2554,6 +2872,63 @@ CREATE FUNCTION public.chat_history_show_alternative(public.chat_history_alterna
         order by m.position limit 1))
 $_$;
 
+CREATE FUNCTION public.chat_history_show_conversation(public.chat_history_sessions) RETURNS SETOF public.chat_history_conversation
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+declare
+  whole constant jsonb := chat_history_jsonb($1.metadata);
+  kept jsonb := whole -> 'conversations_table';
+  shown chat_history_conversation;
+begin
+  if jsonb_typeof(kept) is distinct from 'object' then
+    kept := null;
+  end if;
+  if $1.deleted_at is not null
+     or $1.message_count = 0 and kept is null and ($1.title is null or $1.last_position > 0) then
+    return;
+  end if;
+  begin
+    shown.id := (kept ->> 'id')::uuid;
+    shown."timestamp" := case when (kept ->> 'as_of')::timestamptz = $1.updated_at then kept ->> 'timestamp' end;
+  exception when data_exception then
+    shown."timestamp" := null;
+  end;
+  shown.id := coalesce(shown.id, $1.session_key);
+  shown."timestamp" := coalesce(shown."timestamp", $1.updated_at);
+  shown.session_id := case when kept is null then $1.session_id else kept ->> 'session_id' end;
+  shown.tokens_history := kept -> 'tokens_history';
+  shown.retriever_audits := kept -> 'retriever_audits';
+  shown.analytics := kept -> 'analytics';
+  shown.metadata := coalesce(chat_history_jsonb(chat_history_own_metadata($1.metadata)), kept -> 'metadata');
+  shown.form := case when kept ->> 'form' in ('role', 'type', 'data') then kept ->> 'form' else 'role' end;
+  return next shown;
+end
+$_$;
+
+CREATE FUNCTION public.chat_history_show_message(text, json, text) RETURNS jsonb
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+declare
+  data constant jsonb := chat_history_jsonb($2);
+  mark constant jsonb := data #> '{additional_kwargs,conversations_table}';
+  named text;
+begin
+  if mark ? 'message' then
+    return mark -> 'message';
+  elsif mark ->> 'form' in ('role', 'type', 'data') and mark ? 'as' then
+    return chat_history_in_form(mark ->> 'form', mark ->> 'as', chat_history_unmarked(data));
+  end if;
+  named := case when $3 in ('type', 'data') then $1 when $1 = 'human' then 'user' when $1 = 'ai' then 'assistant'
+    when $1 = 'chat' then coalesce(data ->> 'role', $1) else $1 end;
+  return chat_history_in_form($3, named, case when $3 <> 'data' and jsonb_typeof(data -> 'content') = 'object'
+    then data || jsonb_build_object('content', chat_history_text($2)) else data end);
+exception when others then
+  return jsonb_build_object('role', $1, 'content', '');
+end
+$_$;
+
 CREATE FUNCTION public.chat_history_show_session(public.chat_history_sessions) RETURNS json
     LANGUAGE plpgsql STABLE
     SET search_path TO 'public', 'pg_temp'
@@ -2563,7 +2938,8 @@ declare
 begin
   return json_build_object(
     'session_id', session.session_id, 'user_id', nullif(session.user_id, ''),
-    'title', coalesce(session.title, chat_history_first_question(session)), 'metadata', session.metadata,
+    'title', coalesce(session.title, chat_history_first_question(session)),
+    'metadata', chat_history_own_metadata(session.metadata),
     'created_at', session.created_at, 'updated_at', session.updated_at, 'message_count', session.message_count,
     'last_position', session.last_position, 'epoch', session.epoch, 'revision', session.revision,
     'tags', session.tags, 'pinned', session.pinned, 'archived', session.archived, 'turn_count', session.turn_count,
@@ -2850,6 +3226,16 @@ begin
 end
 $$;
 
+CREATE FUNCTION public.chat_history_unmarked(data jsonb) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+  select case when $1 #> '{additional_kwargs,conversations_table}' is null then $1
+    when $1 #> '{additional_kwargs,conversations_table,kwargs}' = 'true'
+      then $1 #- '{additional_kwargs,conversations_table}'
+    else $1 - 'additional_kwargs' end
+$_$;
+
 CREATE FUNCTION public.chat_history_unsent_feedback(text, uuid, uuid, integer) RETURNS json
     LANGUAGE sql STABLE
     SET search_path TO 'public', 'pg_temp'
@@ -2906,7 +3292,7 @@ begin
         'pinned and archived as true or false' using errcode = 'PT400';
     end if;
   end loop;
-  if octet_length(session.metadata::jsonb::text) > 65536 then
+  if octet_length(chat_history_own_metadata(session.metadata)::jsonb::text) > 65536 then
     raise exception 'the metadata of a session may have 64 KB' using errcode = 'PT400';
   end if;
   update chat_history_sessions s set
@@ -3063,6 +3449,74 @@ begin
 end
 $_$;
 
+CREATE FUNCTION public.chat_history_write_conversation() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+declare
+  updates constant boolean := tg_op = 'UPDATE';
+  session chat_history_sessions;
+  was chat_history_conversation;
+  kept jsonb;
+begin
+  if tg_op = 'DELETE' then
+    perform chat_history_delete_session(old.conversation_id, old.user_id);
+    return old;
+  end if;
+  if updates and (new.id, new.conversation_id, new.user_id) is distinct from (old.id, old.conversation_id, old.user_id) then
+    raise exception 'the id, conversation_id and user_id of a conversation do not change: insert another' using errcode = 'PT400';
+  elsif new.conversation_id is null then
+    raise exception 'a conversation must have its conversation_id' using errcode = 'PT400';
+  elsif jsonb_typeof(new.messages) <> 'array' then
+    raise exception 'the messages of a conversation are a JSON list' using errcode = 'PT422';
+  elsif least(new."timestamp", new.created_at) < '0001-01-01 00:00Z'
+     or greatest(new."timestamp", new.created_at) >= '9999-12-31 00:00Z' then
+    raise exception 'the times of a conversation are of the years 1 to 9999' using errcode = 'PT400';
+  end if;
+  session := chat_history_lock(chat_history_owner(nullif(new.user_id, '')), new.conversation_id);
+  select c.* into was from chat_history_show_conversation(session) c;
+  new.id := coalesce(was.id, new.id, session.session_key);
+  if not updates then  -- what an insert does not name stays
+    new.session_id := coalesce(new.session_id, was.session_id);
+    new.tokens_history := coalesce(new.tokens_history, was.tokens_history);
+    new.retriever_audits := coalesce(new.retriever_audits, was.retriever_audits);
+    new.analytics := coalesce(new.analytics, was.analytics);
+    new.metadata := coalesce(new.metadata, was.metadata);
+  end if;
+  was.form := coalesce(chat_history_jsonb(session.metadata) #>> '{conversations_table,form}', (
+    select chat_history_message_form(e.message) from jsonb_array_elements(new.messages) with ordinality e (message, n)
+      where chat_history_message_form(e.message) is not null order by e.n desc limit 1));
+  if new.messages is not null and (not updates or new.messages is distinct from old.messages) then
+    perform chat_history_save_messages(session, coalesce(was.form, 'role'), new.messages, updates);
+  end if;
+
+  select s.* into session from chat_history_sessions s where s.session_key = session.session_key;
+  kept := (
+    select jsonb_object_agg(k.key, k.value) from (values
+        ('id', to_jsonb(new.id)), ('session_id', to_jsonb(new.session_id)), ('form', to_jsonb(was.form)),
+        ('timestamp', to_jsonb(new."timestamp")), ('as_of', to_jsonb(session.updated_at)),
+        ('tokens_history', new.tokens_history), ('retriever_audits', new.retriever_audits),
+        ('analytics', new.analytics), ('metadata', new.metadata)) k (key, value)
+      where k.value is not null);
+  if jsonb_typeof(new.metadata) = 'object' and new.metadata <> '{}' and not new.metadata ? 'conversations_table' then
+    kept := new.metadata || jsonb_build_object('conversations_table', kept - 'metadata');
+  else
+    kept := jsonb_build_object('conversations_table', kept);
+  end if;
+  update chat_history_sessions s set
+      metadata = kept::json, deleted_at = null, revision = s.revision + 1,
+      created_at = case when was.id is null or updates then coalesce(new.created_at, s.created_at) else s.created_at end
+    where s.session_key = session.session_key returning s.* into session;
+  select c.* into was from chat_history_show_conversation(session) c;
+  new.user_id := nullif(session.user_id, '');
+  new.session_id := was.session_id;
+  new."timestamp" := was."timestamp";
+  new.messages := chat_history_conversation_messages(session, was.form);
+  new.created_at := session.created_at;
+  return new;
+end
+$$;
+
 CREATE VIEW public.chat_history_daily_usage WITH (security_invoker='true') AS
  SELECT ((COALESCE(started_at, created_at) AT TIME ZONE 'UTC'::text))::date AS day,
     NULLIF(user_id, ''::text) AS user_id,
@@ -3141,7 +3595,7 @@ CREATE VIEW public.chat_history_session_list WITH (security_invoker='true') AS
     tags,
     pinned,
     archived,
-    metadata,
+    public.chat_history_own_metadata(metadata) AS metadata,
     created_at,
     updated_at,
     message_count,

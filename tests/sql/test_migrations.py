@@ -25,7 +25,10 @@ from tests.conftest import postgres
 
 VERSIONS = [m.version for m in migrations()]
 TABLES = ["sessions", "messages", "turns", "feedback", "alternatives", "shares", "migrations"]
-OWNERS_ALONE = {f"chat_history_{name}" for name in ("grant", "index_search", "open_shares")}
+OWNERS_ALONE = {
+    f"chat_history_{name}"
+    for name in ("grant", "index_search", "open_conversations", "open_shares", "write_conversation")
+}
 
 
 def connect(conninfo: str) -> psycopg.Connection[tuple[object, ...]]:
