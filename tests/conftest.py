@@ -80,7 +80,9 @@ def empty_database(pg: servers.Postgres) -> str:
 @pytest.fixture(scope="session")
 def shared_database(pg: servers.Postgres) -> str:
     """One database for all tests that keep apart by session or user: its connection string."""
-    return pg.url(pg.create_database("template_history", name="shared"))
+    url = pg.url(pg.create_database("template_history", name="shared"))
+    migrate(url, conversations="conversations")  # before the Data API starts, which reads the schema then
+    return url
 
 
 @pytest.fixture(scope="session")

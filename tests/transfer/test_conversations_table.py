@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -693,3 +694,50 @@ def test_what_a_session_says_of_itself_may_have_64_kb_beside_the_columns(place: 
     assert OverSql(place.conninfo).one(conversation)["retriever_audits"] == ["x" * 100_000]
     with pytest.raises(InvalidSession):
         grace.update_session(conversation, metadata={"a": "y" * 70_000})
+
+
+# --- from a table to the view
+
+TABLE = """
+create table conversations (id uuid primary key default gen_random_uuid(), conversation_id text, user_id text,
+  session_id text, "timestamp" timestamptz, messages jsonb, tokens_history jsonb, retriever_audits jsonb,
+  analytics jsonb, metadata jsonb, created_at timestamptz default now())
+"""
+VALUES = "values (gen_random_uuid(), %s, 'grace', 's', now(), %s, '[1]', null, '{}', %s, now())"
+
+
+@pytest.mark.parametrize("imported", [True, False], ids=["imported first", "at once"])
+def test_the_documented_swap_takes_an_existing_table_over(database: str, imported: bool) -> None:
+    page = (servers.ROOT / "docs" / "conversations-table.md").read_text()
+    (swap,) = re.findall(r"```sql\n(begin;.*?)```", page, re.DOTALL)
+    insert = swap[swap.index("insert into conversations (") : swap.index("  select id")]
+    with psycopg.connect(database, autocommit=True) as conn:
+        conn.execute(TABLE)
+        shapes: list[list[Any]] = [
+            messages("q", "a", "q2", "a2"),
+            [{"type": "human", "content": "q"}, {"type": "ai", "content": "a"}],
+            messages_to_dict([HumanMessage("q", name="ada"), AIMessage("a", id="run-1")]),
+            [{"role": "user", "content": "q", "rating": 5}, {"kind": "chart", "points": [1, 2]}, "text"],
+        ]
+        for n, listed in enumerate(shapes):
+            for upto in (1, len(listed)):  # an application that inserts on every save has several rows
+                conn.execute(
+                    (insert + VALUES).encode(),
+                    [f"c{n}", Jsonb(listed[:upto]), Jsonb({"n": n})],
+                )
+        if imported:
+            with HistoryStore.from_postgres(database) as store:
+                store.import_table(database, "conversations", format="conversations-table")
+        stored = set(conn.execute("select id from chat_history_messages").fetchall())
+        conn.execute(swap.encode())
+        for n, listed in enumerate(shapes):
+            found = OverSql(database).one(f"c{n}")
+            if not imported:
+                assert found["messages"] == listed
+            assert len(found["messages"]) == len(listed)
+            assert (found["tokens_history"], found["analytics"], found["metadata"]) == ([1], {}, {"n": n})
+        now = conn.execute("select id from chat_history_messages where position > 0").fetchall()
+        assert len(now) == 11
+        assert stored <= set(now)  # what was imported is known again; an import leaves out what is no message
+        assert conn.execute("select count(*) from chat_history_alternatives").fetchone() == (0,)
+        assert conn.execute("select count(*) from conversations_before").fetchone() == (8,)
