@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .langchain.history import SupabaseChatMessageHistory as SupabaseChatMessageHistory
     from .langchain.runnable import RunnableWithHistory as RunnableWithHistory
     from .migrations import migrate as migrate
+    from .operations.pages import aiterate as aiterate, iterate as iterate
     from .records import (
         Alternative as Alternative,
         Feedback as Feedback,
@@ -51,6 +52,7 @@ _MODULES = {
     "NotInstalled NotSaved OutboxFailed StatementTimeout StoreClosed Unavailable",
     "langchain.history": "SupabaseChatMessageHistory",
     "migrations": "migrate",
+    "operations.pages": "aiterate iterate",
     "records": "Alternative Feedback Page Pruned Reassigned SearchHit Session Share StoredMessage Turn Usage Window",
     "langchain.runnable": "RunnableWithHistory",
     "store": "HistoryStore",

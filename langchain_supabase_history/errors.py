@@ -18,7 +18,8 @@
      └─ NotSaved          a turn ended and could not be stored; carries its output and messages
 
 A class is chosen by SQLSTATE, PostgREST code or HTTP status, never by a message's text. A driver's own exception is the
-`__cause__`. No key, token or password is in any message.
+`__cause__`. No key, token or password is in any message. Errors can be pickled and copied: text and fields stay as they
+are, of the causes only those of this tree.
 """
 
 from __future__ import annotations
@@ -48,6 +49,21 @@ class HistoryError(Exception):
         if advice is not None:
             self.advice = advice
         super().__init__(" ".join(part for part in (self.says, self.advice) if part))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not by calling the class: its parameters are others than `args`. The cause of a driver may not be picklable.
+        cause = self.__cause__ if isinstance(self.__cause__, HistoryError) else None
+        return _restored, (type(self), self.args, self.__dict__, cause)
+
+
+def _restored(
+    cls: type[HistoryError], args: tuple[Any, ...], fields: dict[str, Any], cause: HistoryError | None
+) -> HistoryError:
+    """An error as it was when it was pickled or copied."""
+    error = cls.__new__(cls, *args)
+    error.__dict__.update(fields)
+    error.__cause__ = cause
+    return error
 
 
 class NotConfigured(HistoryError):

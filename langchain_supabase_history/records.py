@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal, TypeVar, overload
 from uuid import UUID
 
 from langchain_core.messages import BaseMessage
@@ -249,8 +249,13 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
-class Page(Generic[T]):
-    """Some of a listing. Iterating gives its items; `next_cursor` asks for the page after, None at the end."""
+class Page(Sequence[T]):
+    """Some of a listing: a sequence of its items. `iterate` goes through all pages.
+
+    Attributes:
+        items: The items.
+        next_cursor: Asks for the page after; None at the end.
+    """
 
     items: Sequence[T]
     next_cursor: str | None
@@ -260,6 +265,15 @@ class Page(Generic[T]):
 
     def __len__(self) -> int:
         return len(self.items)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T]: ...
+
+    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
+        return self.items[index]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import math
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, TypeVar, get_args
+from typing import Any, Final, TypeAlias, TypeVar, get_args
 
 import orjson
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import BaseMessage, convert_to_messages
 from langchain_core.utils.uuid import uuid7
 
 from ..errors import InvalidInput, InvalidMessage, InvalidSession
@@ -18,6 +18,7 @@ from ..records import Status, StoredMessage, Turn
 from . import values
 from .call import Json
 
+MessageLike: TypeAlias = BaseMessage | tuple[str, Any] | Mapping[str, Any]
 C = TypeVar("C", bound=Callable[..., Any] | None)
 
 MAX_ID_LENGTH: Final = 1000
@@ -47,11 +48,35 @@ def check_optional_id(value: object, name: str) -> str | None:
     return None if value is None else check_id(value, name)
 
 
-def check_messages(value: Sequence[BaseMessage]) -> list[BaseMessage]:
-    """A list of what may be messages; each is checked when it is encoded."""
-    if isinstance(value, (str, bytes, BaseMessage)) or not isinstance(value, Sequence):
-        raise InvalidMessage(f"messages must be a list of messages, got {type(value).__name__}.")
-    return list(value)
+def check_messages(value: MessageLike | Sequence[MessageLike]) -> list[BaseMessage]:
+    """The messages of an append, in the forms that LangChain's chat models take; each is checked when it is encoded.
+
+    Raises:
+        InvalidMessage: It is neither a message nor a list of them, or a pair or dictionary is no message.
+    """
+    if isinstance(value, (BaseMessage, Mapping)):
+        value = [value]
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        raise InvalidMessage(f"messages must be a message or a list of them, got {type(value).__name__}.")
+    return [_as_message(message, f"messages[{n}]") for n, message in enumerate(value)]
+
+
+def _as_message(value: MessageLike, where: str) -> BaseMessage:
+    """A message of a (role, content) pair, or of a dictionary with `role` and `content`; whatever else as it is."""
+    like: Any = value
+    if isinstance(value, Mapping):
+        like = dict(value)
+    elif not (isinstance(value, (tuple, list)) and len(value) == 2 and isinstance(value[0], str)):
+        return like  # type: ignore[no-any-return]  # whatever it is, it is checked when it is encoded
+    try:
+        (message,) = convert_to_messages([like])
+    except (ValueError, TypeError, KeyError, NotImplementedError) as error:
+        raise InvalidMessage(
+            f"{where} is no message.",
+            advice='A dictionary needs "role" and "content", a pair is (role, content); roles are user, assistant, '
+            "system, tool.",
+        ) from error
+    return message
 
 
 def check_text(value: object, name: str, longest: int) -> str:
@@ -178,10 +203,13 @@ def check_tags(value: object) -> list[str]:
     return [check_text(tag, "a tag", MAX_TAG_LENGTH) for tag in value]
 
 
-def message_ids(count: int, idempotency_key: str | None = None) -> list[uuid.UUID]:
-    """Row ids for so many messages: new ones, or, with an application's idempotency key, always the same ones."""
-    if idempotency_key is None:
-        return [uuid.UUID(int=uuid7().int) for _ in range(count)]
+def message_ids(count: int) -> list[uuid.UUID]:
+    """New row ids for so many messages."""
+    return [uuid.UUID(int=uuid7().int) for _ in range(count)]
+
+
+def message_ids_of_key(count: int, idempotency_key: str) -> list[uuid.UUID]:
+    """Row ids for so many messages of an application's idempotency key: always the same ones."""
     check_id(idempotency_key, "idempotency_key")
     namespace = uuid.uuid5(uuid.NAMESPACE_OID, "langchain_supabase_history")
     return [uuid.uuid5(namespace, f"{idempotency_key}\x00{n}") for n in range(count)]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from typing import Any, Final
 
 import orjson
@@ -22,7 +21,7 @@ from langchain_core.messages import (
 from langchain_core.messages.base import BaseMessageChunk
 
 from ..errors import InvalidMessage
-from .values import TAG, Unencodable, decode, encode, is_plain, loads, to_json
+from .values import TAG, Unencodable, cache_by_class, decode, encode, is_plain, loads, to_json
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +41,8 @@ class Encoded:
     warnings: Sequence[str] = ()
 
 
-@cache
-def _defaults(cls: type[BaseMessage]) -> dict[str, Any]:
+@cache_by_class
+def _defaults(cls: type[Any]) -> dict[str, Any]:
     return {
         name: field.get_default(call_default_factory=True, validated_data={})
         for name, field in cls.model_fields.items()

@@ -29,11 +29,14 @@ import re
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
-from typing import Any, Final
+from functools import wraps
+from typing import Any, Final, TypeVar
+from weakref import WeakKeyDictionary
 
 import orjson
 from pydantic import BaseModel
+
+R = TypeVar("R")
 
 TAG: Final = "$type"
 _MAX_DEPTH: Final = 80  # a level may take three of JSON, of which the encoder takes 254
@@ -49,6 +52,21 @@ class Unencodable(Exception):
 
     def __init__(self, path: str, reason: str) -> None:
         self.path, self.reason = path, reason
+
+
+def cache_by_class(function: Callable[[type], R]) -> Callable[[type], R]:
+    """Cache what a function says of a class for as long as the class lives: a class made at run time is not kept."""
+    cache: WeakKeyDictionary[type, R] = WeakKeyDictionary()
+
+    @wraps(function)
+    def cached(cls: type) -> R:
+        try:
+            return cache[cls]
+        except KeyError:
+            result = cache[cls] = function(cls)
+            return result
+
+    return cached
 
 
 _NOT_TEXT: Final = re.compile("[\x00\ud800-\udfff]")
@@ -149,7 +167,7 @@ _ENCODERS: dict[type, Callable[[Any, str, int], Any]] = {
 }
 
 
-@cache
+@cache_by_class
 def _encoder_for(cls: type) -> Callable[[Any, str, int], Any] | None:
     """For a class that is not in the table: what its base is encoded as."""
     if issubclass(cls, enum.Enum):

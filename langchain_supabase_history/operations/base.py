@@ -11,7 +11,8 @@ from typing import Any, Protocol, Self, TypeVar
 from ..core.arguments import check_id
 from ..core.call import Blocking, Call, Plan, Step
 from ..core.identity import Identity
-from ..errors import InvalidSession
+from ..core.pickling import MadeInWorker
+from ..errors import InvalidInput, InvalidSession
 from ..records import Window
 from .scope import Scope
 
@@ -28,7 +29,22 @@ class Executor(Protocol):
         """Async version of execute."""
 
 
-class Operations:
+def require_asyncio() -> None:
+    """Refuse an async operation that no asyncio loop runs, before any of it is done.
+
+    Raises:
+        InvalidInput: Another library's loop runs it (trio's), or none.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise InvalidInput(
+            "The async methods need a running asyncio loop.",
+            advice="Under trio, run the sync ones in a thread: await trio.to_thread.run_sync(store.load, session_id).",
+        ) from None
+
+
+class Operations(MadeInWorker):
     """Carries out plans, within a scope.
 
     Args:
@@ -46,6 +62,7 @@ class Operations:
 
     async def aexecute(self, call: Call[R]) -> R:
         """Async version of execute."""
+        require_asyncio()
         return await self.executor.aexecute(call, self.scope.identity)
 
     def run(self, plan: Plan[R]) -> R:
@@ -66,6 +83,7 @@ class Operations:
 
     async def arun(self, plan: Plan[R]) -> R:
         """Async version of run."""
+        require_asyncio()
         try:
             step = next(plan)
             while True:
@@ -95,8 +113,13 @@ class Operations:
         return view
 
     def for_user(self, user_id: str) -> Self:
-        """This store, with every session belonging to that user. Two users may both have a session of one name."""
-        return self.within(user_id=check_id(user_id, "user_id"))
+        """This store, with every session belonging to that user. Two users may both have a session of one name.
+
+        Raises:
+            InvalidSession: It cannot be a user id.
+            InvalidInput: This store is bound to another user already.
+        """
+        return self.within(user_id=self.scope.user_or_own(check_id(user_id, "user_id")))
 
     def as_user(
         self, access_token: str | Callable[[], str] | None = None, *, claims: Mapping[str, Any] | None = None

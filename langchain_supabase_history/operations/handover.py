@@ -53,7 +53,7 @@ def reassign_session(scope: Scope, session_id: str, to_user_id: str, *, dry_run:
 
 def reassign_user(scope: Scope, from_user_id: str, to_user_id: str, *, dry_run: bool = False) -> Plan[Reassigned]:
     """See `Handover.reassign_user`."""
-    scope.user_or_all(check_id(from_user_id, "from_user_id"), "reassign_user")
+    scope.user_or_own(check_id(from_user_id, "from_user_id"))
     return (yield from _reassign(from_user_id, to_user_id, dry_run))
 
 

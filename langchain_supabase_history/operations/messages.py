@@ -5,13 +5,14 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, Final, TypedDict, Unpack
+from typing import Any, Final, TypedDict, TypeVar, Unpack
 
 import orjson
 from langchain_core.messages import BaseMessage
 
 from ..core.arguments import (
     MAX_PAGE,
+    MessageLike,
     check_cursor,
     check_flag,
     check_id,
@@ -19,6 +20,7 @@ from ..core.arguments import (
     check_uuid,
     check_whole,
     message_ids,
+    message_ids_of_key,
     turn_json,
 )
 from ..core.call import Call, Function, Json, Plan
@@ -28,6 +30,8 @@ from ..errors import InvalidMessage, InvalidSession
 from ..records import Loaded, Page, StoredMessage, Turn, Window
 from .base import Operations
 from .scope import Scope
+
+R = TypeVar("R")
 
 WINDOW_TYPES: Final = {
     "max_messages": "integer",
@@ -48,6 +52,7 @@ APPEND: Final = Function(
         "epoch": "integer",
         "replace": "boolean",
         "replay": "boolean",
+        "whole": "boolean",
     },
 )
 LOAD: Final = Function("chat_history_load", {"after_position": "bigint", "known_revision": "bigint", **WINDOW_TYPES})
@@ -70,7 +75,7 @@ class AppendOptions(TypedDict, total=False):
 def append_call(
     scope: Scope,
     session_id: str,
-    messages: Sequence[BaseMessage],
+    messages: MessageLike | Sequence[MessageLike],
     *,
     ids: Sequence[uuid.UUID | str] | None = None,
     idempotency_key: str | None = None,
@@ -113,13 +118,14 @@ def append_call(
         "epoch": known_epoch if epoch is None else epoch,
         "replace": replace or None,
         "replay": True if epoch is not None else False if new_ids else None,
+        "whole": True if idempotency_key is not None else None,
     }
     return Call(APPEND, args, _reader_of_append(row_ids, messages), replay_args={"replay": True})
 
 
 def _row_ids(count: int, ids: Sequence[uuid.UUID | str] | None, idempotency_key: str | None) -> list[uuid.UUID]:
     if ids is None:
-        return message_ids(count, idempotency_key)
+        return message_ids(count) if idempotency_key is None else message_ids_of_key(count, idempotency_key)
     if idempotency_key is not None:
         raise InvalidMessage("Give ids or idempotency_key, not both.")
     if isinstance(ids, str) or not isinstance(ids, Sequence) or len(ids) != count:
@@ -158,7 +164,7 @@ def _reader_of_append(
 
 
 def append(
-    scope: Scope, session_id: str, messages: Sequence[BaseMessage], **options: Unpack[AppendOptions]
+    scope: Scope, session_id: str, messages: MessageLike | Sequence[MessageLike], **options: Unpack[AppendOptions]
 ) -> Plan[list[StoredMessage]]:
     """See `Messages.append`."""
     call = append_call(scope, session_id, messages, **options)
@@ -254,23 +260,34 @@ def page_arguments(
         "session_id": check_id(session_id),
         "user_id": scope.user_id,
         "after": check_cursor(cursor),
-        "max_items": check_whole(limit, "limit", 1, MAX_PAGE),
+        "max_items": check_whole(limit, "limit", 1, 2**31 - 1),
         "newest_first": check_flag(newest_first, "newest_first"),
     }
 
 
+def listing(function: Function, args: dict[str, Any], read: Callable[[dict[str, Any]], R]) -> Plan[Page[R]]:
+    """A page of a listing within a session, in as many calls as its limit needs."""
+    items: list[R] = []
+    limit = args["max_items"]
+    while True:
+        args = {**args, "max_items": min(limit - len(items), MAX_PAGE)}
+        page: Page[R] = yield Call(function, args, read_page(read))
+        items.extend(page.items)
+        if page.next_cursor is None or len(items) >= limit:
+            return Page(items, page.next_cursor)
+        args["after"] = check_cursor(page.next_cursor)
+
+
 def list_messages(scope: Scope, session_id: str, **options: Unpack[PageOptions]) -> Plan[Page[StoredMessage]]:
     """See `Messages.messages`."""
-    args = page_arguments(scope, session_id, **options)
-    page: Page[StoredMessage] = yield Call(LIST_MESSAGES, args, read_page(read_message))
-    return page
+    return (yield from listing(LIST_MESSAGES, page_arguments(scope, session_id, **options), read_message))
 
 
 class Messages(Operations):
     """The part of a store that writes and reads messages."""
 
     def append(
-        self, session_id: str, messages: Sequence[BaseMessage], **options: Unpack[AppendOptions]
+        self, session_id: str, messages: MessageLike | Sequence[MessageLike], **options: Unpack[AppendOptions]
     ) -> list[StoredMessage]:
         """Append messages to a session, all or none, in one run of positions, each exactly once.
 
@@ -279,9 +296,11 @@ class Messages(Operations):
 
         Args:
             session_id: The session's name; it is made where there is none.
-            messages: The messages, in order.
+            messages: The messages, in order; or one. A pair `(role, content)` and a dictionary `{"role": ...,
+                "content": ...}` are taken for the message that LangChain makes of them.
             ids: A row id for each message.
             idempotency_key: The application's name for this append (a request id, say), from which the ids are made.
+                Sent again it must come with the same messages.
             turn: The turn they belong to. Without one, messages that begin with a human one open a turn, others join
                 the session's last.
             epoch: The session's epoch as last seen; new messages are refused where it has been raised since.
@@ -293,7 +312,7 @@ class Messages(Operations):
         return self.run(append(self.scope, session_id, messages, **options))
 
     async def aappend(
-        self, session_id: str, messages: Sequence[BaseMessage], **options: Unpack[AppendOptions]
+        self, session_id: str, messages: MessageLike | Sequence[MessageLike], **options: Unpack[AppendOptions]
     ) -> list[StoredMessage]:
         """Async version of `append`."""
         return await self.arun(append(self.scope, session_id, messages, **options))
@@ -318,7 +337,7 @@ class Messages(Operations):
 
         Args:
             session_id: The session's name.
-            limit: Items in a page, 1 to 1000; by default 100.
+            limit: Items in a page; by default 100. More than 1000 take a call for each 1000.
             cursor: The `next_cursor` of the page before.
             newest_first: Whether to begin at the end.
         """

@@ -73,7 +73,7 @@ def prune(
 
 def delete_user(scope: Scope, user_id: str, *, batch: int = BATCH) -> Plan[Pruned]:
     """See `Retention.delete_user`."""
-    scope.user_or_all(user_id, "delete_user")
+    scope.user_or_own(user_id)
     args = {"user_id": check_id(user_id, "user_id"), "batch": check_whole(batch, "batch", 1, MAX_BATCH)}
     total, more = Pruned(0, 0, 0, 0, 0), True
     while more:

@@ -65,12 +65,18 @@ class Scope:
         for warning in warnings:
             self.report(InvalidMessage(f"{warning}.", advice=""), messages)
 
-    def user_or_all(self, user_id: str | None, method: str) -> str | None:
-        """The user whose sessions an operation over many sessions is about; None for all that the database shows.
+    def user_or_own(self, user_id: str | None) -> str | None:
+        """The user whom an operation names, else this scope's; None for the application itself, or all users.
+
+        The one rule of bound stores: whoever is given a store of `for_user` reaches that user's conversations alone.
+        A scope that runs as a signed-in user without being bound names anybody, and the database refuses others.
 
         Raises:
-            InvalidInput: It is another user than this scope's.
+            InvalidInput: It is another user than the one that this scope is bound to.
         """
         if self.user_id is not None and user_id not in (None, self.user_id):
-            raise InvalidInput(f"This store is another user's: call {method} on the one that for_user was called on.")
+            raise InvalidInput(
+                "This store is bound to another user.",
+                advice="Call for_user on the store that is bound to none, and use what it gives.",
+            )
         return self.user_id if user_id is None else user_id

@@ -6,10 +6,10 @@ from typing import Final, Unpack
 
 from ..core.arguments import LONGEST_SECONDS, check_id, check_number
 from ..core.call import Call, Function, Plan
-from ..core.rows import read_page, read_turn
+from ..core.rows import read_turn
 from ..records import Page, Turn
 from .base import Operations
-from .messages import PAGE_TYPES, PageOptions, page_arguments
+from .messages import PAGE_TYPES, PageOptions, listing, page_arguments
 from .scope import Scope
 
 LIST_TURNS: Final = Function("chat_history_list_turns", PAGE_TYPES)
@@ -18,8 +18,7 @@ INTERRUPT_TURNS: Final = Function("chat_history_interrupt_turns", {"older_than":
 
 def list_turns(scope: Scope, session_id: str, **options: Unpack[PageOptions]) -> Plan[Page[Turn]]:
     """See `Turns.turns`."""
-    page: Page[Turn] = yield Call(LIST_TURNS, page_arguments(scope, session_id, **options), read_page(read_turn))
-    return page
+    return (yield from listing(LIST_TURNS, page_arguments(scope, session_id, **options), read_turn))
 
 
 def interrupt_turns(scope: Scope, session_id: str, older_than: float) -> Plan[int]:
@@ -41,7 +40,7 @@ class Turns(Operations):
 
         Args:
             session_id: The session's name.
-            limit: Items in a page, 1 to 1000; by default 100.
+            limit: Items in a page; by default 100. More than 1000 take a call for each 1000.
             cursor: The `next_cursor` of the page before.
             newest_first: Whether to begin at the end.
         """

@@ -53,7 +53,7 @@ def _filter_arguments(
 ) -> dict[str, Any]:
     return {
         "session_id": check_optional_id(session_id, "session_id"),
-        "user_id": check_optional_id(scope.user_or_all(user_id, "usage"), "user_id"),
+        "user_id": check_optional_id(scope.user_or_own(user_id), "user_id"),
         "since": check_time(since, "since"),
         "until": check_time(until, "until"),
     }

@@ -37,6 +37,7 @@ from ..errors import (
     Forbidden,
     HistoryError,
     InvalidInput,
+    NotConfigured,
     OutboxFailed,
     StoreClosed,
     Unavailable,
@@ -208,7 +209,7 @@ class Outbox:
 
     def execute(self, call: Call[T], identity: Identity | None = None) -> T:
         """Execute a call, after what waits of its session. An append that cannot be sent is kept, and answers []."""
-        if not self._concerns(call):
+        if not self._concerns(call) or not self._is_usable(call):
             return self._driver.execute(call, identity)
         op = self._operation(call, identity)
         try:
@@ -226,7 +227,7 @@ class Outbox:
 
     async def aexecute(self, call: Call[T], identity: Identity | None = None) -> T:
         """Async version of execute. An append that is cancelled is kept too: it may not have been stored."""
-        if not self._concerns(call):
+        if not self._concerns(call) or not self._is_usable(call):
             return await self._driver.aexecute(call, identity)
         if identity is not None and callable(identity.token):
             op = await asyncio.to_thread(self._operation, call, identity)
@@ -255,6 +256,21 @@ class Outbox:
     def _concerns(self, call: Call[Any]) -> bool:
         of_session = call.args.get("session_id") is not None or call.function == DELETE_USER
         return of_session and self._pid == os.getpid()  # a forked child leaves the outbox to its parent
+
+    def _is_usable(self, call: Call[Any]) -> bool:
+        """Whether the file can be used. One that was damaged while the store was closed does not keep it from reading.
+
+        Raises:
+            NotConfigured: It cannot, and the call is an append or an erasure.
+        """
+        try:
+            self._open()
+        except NotConfigured as error:
+            if call.function in (APPEND, CLEAR, DELETE_SESSION, DELETE_USER):
+                raise
+            self._tell(error, [])
+            return False
+        return True
 
     def _operation(self, call: Call[Any], given: Identity | None) -> _Operation:
         self._open()

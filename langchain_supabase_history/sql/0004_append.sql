@@ -149,6 +149,7 @@ $$;
 --          where it is the first of ids that were minted for it: they are not looked up, and the unique key refuses
 --          them should it arrive after its second try
 --   replace  whether the messages take the place of all that there are
+--   whole  the ids belong together: where only some of them are known, the call is refused
 --
 -- Answers {"epoch", "revision", "last_position", "first_position", "turn_id", "created_at", "known"}. The new messages
 -- stand, in the order of ids, in one gapless run of positions from first_position on; those that were known already are
@@ -156,7 +157,7 @@ $$;
 create function chat_history_append(
   session_id text, ids uuid[] default '{}', types text[] default '{}', data json[] default '{}',
   tokens integer[] default null, turn json default null, user_id text default null, epoch integer default null,
-  replace boolean default null, replay boolean default null)
+  replace boolean default null, replay boolean default null, whole boolean default null)
 returns json
 language plpgsql set search_path from current set plan_cache_mode to force_generic_plan as $$
 #variable_conflict use_column
@@ -203,7 +204,9 @@ begin
   end if;
   if replay is distinct from false then
     known := chat_history_known_messages(of_session, ids, types, data);
-    if known is not null then
+    if whole and json_array_length(known) < added then
+      raise exception 'the ids were given to fewer messages before' using errcode = 'PT409';
+    elsif known is not null then
       select b.* into ids, types, data, tokens
         from chat_history_new_messages(row(ids, types, data, tokens), known) b;
       added := cardinality(ids);

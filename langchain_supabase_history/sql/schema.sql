@@ -154,7 +154,7 @@ begin
 end
 $_$;
 
-CREATE FUNCTION public.chat_history_append(session_id text, ids uuid[] DEFAULT '{}'::uuid[], types text[] DEFAULT '{}'::text[], data json[] DEFAULT '{}'::json[], tokens integer[] DEFAULT NULL::integer[], turn json DEFAULT NULL::json, user_id text DEFAULT NULL::text, epoch integer DEFAULT NULL::integer, replace boolean DEFAULT NULL::boolean, replay boolean DEFAULT NULL::boolean) RETURNS json
+CREATE FUNCTION public.chat_history_append(session_id text, ids uuid[] DEFAULT '{}'::uuid[], types text[] DEFAULT '{}'::text[], data json[] DEFAULT '{}'::json[], tokens integer[] DEFAULT NULL::integer[], turn json DEFAULT NULL::json, user_id text DEFAULT NULL::text, epoch integer DEFAULT NULL::integer, replace boolean DEFAULT NULL::boolean, replay boolean DEFAULT NULL::boolean, whole boolean DEFAULT NULL::boolean) RETURNS json
     LANGUAGE plpgsql
     SET search_path TO 'public', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -203,7 +203,9 @@ begin
   end if;
   if replay is distinct from false then
     known := chat_history_known_messages(of_session, ids, types, data);
-    if known is not null then
+    if whole and json_array_length(known) < added then
+      raise exception 'the ids were given to fewer messages before' using errcode = 'PT409';
+    elsif known is not null then
       select b.* into ids, types, data, tokens
         from chat_history_new_messages(row(ids, types, data, tokens), known) b;
       added := cardinality(ids);

@@ -134,7 +134,7 @@ def export_parts(
 
 def export_user(scope: Scope, user_id: str, target: Target, **options: Unpack[FileOptions]) -> Plan[Exported]:
     """See `Transfer.export_user`."""
-    owner = scope.user_or_all(check_id(user_id, "user_id"), "export_user")
+    owner = scope.user_or_own(check_id(user_id, "user_id"))
     return export_sessions(replace(scope, user_id=owner), target, archived=None, **options)
 
 

@@ -83,7 +83,7 @@ def import_sessions(
 ) -> Plan[Imported]:
     """See `Transfer.import_sessions`."""
     check_format(format, FORMATS)
-    check = _checked(scope, "import_sessions", **options)
+    check = _checked(scope, **options)
     if is_folder(source):
         return (yield from _import(scope, read_folder(source, format), check))
     with opened(source) as file:
@@ -104,7 +104,7 @@ def import_table(
     from .sources.tables import TABLES, read_table
 
     check_format(format, tuple(TABLES))
-    check = _checked(scope, "import_table", **options)
+    check = _checked(scope, **options)
     address = with_defaults(read_conninfo(conninfo).text, _CONNECT_SECONDS)
     name = None if table is None else check_text(table, "table", 200)
     return (yield from _import(scope, read_table(address, name, format), check))
@@ -119,7 +119,7 @@ def import_history(
     check_id(session_id)
     if not isinstance(history, BaseChatMessageHistory):
         raise InvalidInput(f"history must be a BaseChatMessageHistory, got {type(history).__name__}.")
-    check = _checked(scope, "import_history", **options)
+    check = _checked(scope, **options)
     messages = yield Blocking(lambda: list(history.messages))
     found = FoundConversation("history", session_id, [Found(message) for message in messages])
     return (yield from _import(scope, parts_of(found), check))
@@ -136,13 +136,12 @@ class _Checked:
 
 def _checked(
     scope: Scope,
-    method: str,
     *,
     user_id: str | None = None,
     dry_run: bool = False,
     progress: Callable[[Imported], None] | None = None,
 ) -> _Checked:
-    owner = scope.user_or_all(check_optional_id(user_id, "user_id"), method)
+    owner = scope.user_or_own(check_optional_id(user_id, "user_id"))
     return _Checked(owner, check_flag(dry_run, "dry_run"), check_callable(progress, "progress"))
 
 

@@ -303,8 +303,7 @@ def test_odd_session_ids_are_kept_apart(api: Api, session: str, name: str) -> No
 @pytest.mark.parametrize(
     ("messages", "names"),
     [
-        ("text", "list of messages"),
-        (HumanMessage("alone"), "list of messages"),
+        ("text", "a message or a list of them"),
         ([HumanMessage("ok"), "text"], r"messages\[1\]"),
         ([HumanMessage("ok", additional_kwargs={"a": [1, {"b": object()}]})], r"additional_kwargs\.a\[1\]\.b"),
         ([HumanMessage("x" * 2**24)], "max_message_bytes"),

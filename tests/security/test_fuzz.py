@@ -144,7 +144,6 @@ BAD_MESSAGES = [
     ["text"],
     [Hostile()],
     [HumanMessage("ok"), object()],
-    HumanMessage("alone"),
     iter([HumanMessage("x")]),
     {HumanMessage: 1},
     [HumanMessage("x", additional_kwargs={"a": {"b": [object()]}})],
