@@ -54,11 +54,20 @@ def check_messages(value: MessageLike | Sequence[MessageLike]) -> list[BaseMessa
     Raises:
         InvalidMessage: It is neither a message nor a list of them, or a pair or dictionary is no message.
     """
+    return [_as_message(message, f"messages[{n}]") for n, message in enumerate(as_list(value))]
+
+
+def as_list(value: Any) -> list[Any]:
+    """A list of what may be messages, or one.
+
+    Raises:
+        InvalidMessage: It is neither.
+    """
     if isinstance(value, (BaseMessage, Mapping)):
-        value = [value]
+        return [value]
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
         raise InvalidMessage(f"messages must be a message or a list of them, got {type(value).__name__}.")
-    return [_as_message(message, f"messages[{n}]") for n, message in enumerate(value)]
+    return list(value)
 
 
 def _as_message(value: MessageLike, where: str) -> BaseMessage:

@@ -15,7 +15,7 @@ from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.runnables.config import var_child_runnable_config
 
 from ..connect.drivers import driver_from_env
-from ..core.arguments import check_id, check_messages
+from ..core.arguments import as_list, check_id
 from ..core.call import Call
 from ..errors import HistoryError
 from ..operations.base import Operations
@@ -128,7 +128,7 @@ class SupabaseChatMessageHistory(BaseChatMessageHistory):
     @messages.setter
     def messages(self, messages: Sequence[BaseMessage]) -> None:
         # In the place of all that there are, in one transaction.
-        if check_messages(messages):
+        if as_list(messages):
             self._write(messages, replace=True)
         else:
             self.clear()
@@ -177,7 +177,7 @@ class SupabaseChatMessageHistory(BaseChatMessageHistory):
         self._forget()
 
     def _append(self, messages: Sequence[BaseMessage], replace: bool = False) -> Call[list[StoredMessage]] | None:
-        messages = with_blocks_joined(check_messages(messages))
+        messages = with_blocks_joined(as_list(messages))
         turn = self._record(messages, replace)
         if turn is not None and self._turn.progress is not None:
             if self._turn.is_wrapped and self._turn.loaded is not None:
