@@ -114,6 +114,57 @@ def export_user(place: Place, user_id: str, target: str, format: str | None, as_
         click.echo(f"{done.sessions:,} conversations with {done.messages:,} messages", err=True)
 
 
+@export.command(
+    "sheets",
+    cls=Command,
+    short_help="Write conversations to a Google spreadsheet.",
+    examples="""
+    export sheets "https://docs.google.com/spreadsheets/d/..." --all-users
+    export sheets Conversations --create --share-with ada@example.com
+    export sheets Conversations --worksheet conversations --worksheet usage""",
+)
+@click.argument("spreadsheet")
+@with_store
+@options.filters
+@options.all_users
+@click.option("--session", "session_ids", multiple=True, metavar="SESSION", help="This one; again for more.")
+@click.option(
+    "--worksheet",
+    "worksheets",
+    multiple=True,
+    type=click.Choice(["conversations", "messages", "usage", "feedback"]),
+    help="Only this one; again for more.",
+)
+@click.option("--credentials", metavar="FILE", help="A service account's key; else what GOOGLE_SHEETS_CREDENTIALS has.")
+@click.option("--create", is_flag=True, help="Make a spreadsheet of this name where there is none.")
+@click.option("--share-with", multiple=True, metavar="EMAIL", help="Who may then edit it; again for more.")
+@options.as_json
+def export_sheets(
+    place: Place,
+    spreadsheet: str,
+    which: dict[str, Any],
+    all_users: bool,
+    session_ids: tuple[str, ...],
+    worksheets: tuple[Any, ...],
+    credentials: str | None,
+    create: bool,
+    share_with: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Write conversations to SPREADSHEET, an id, an address or a name, or bring up to date what was written before."""
+    chosen: dict[str, Any] = {"session_ids": session_ids} if session_ids else {**which, "all_users": all_users}
+    given = {"worksheets": worksheets, "share_with": share_with, "credentials": credentials}
+    chosen |= {name: value for name, value in given.items() if value}
+    with place.open() as store, progress("messages") as count:
+        done = store.export_sheets(spreadsheet, create=create, progress=lambda so_far: count(so_far.messages), **chosen)
+    if as_json:
+        print_json(done)
+    else:
+        click.echo(f"{done.added:,} rows added, {done.updated:,} updated: {done.url}")
+        if done.cut:
+            click.echo(f"{done.cut:,} cells were too long for Google, and cut", err=True)
+
+
 class _FileOrCommand(Group):
     """`import FILE` beside `import langsmith`: what is no command's name is a file."""
 

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, strategies as st
 from langchain_core.messages import AIMessage, HumanMessage
 
@@ -28,6 +29,7 @@ from langchain_supabase_history import (
     NotFound,
     Unavailable,
 )
+from langchain_supabase_history.commands.main import main
 from langchain_supabase_history.transfer import sheets_google
 from langchain_supabase_history.transfer.sheets_table import MAX_CELL, cut
 from tests import servers, sheets_server
@@ -495,3 +497,21 @@ def test_killed_halfway_and_run_again_it_is_complete(
     assert done.messages == 120
     again = ada.export_sheets(key)
     assert (again.added, again.updated) == (0, 0)
+
+
+def test_the_command(database: str, google: Google) -> None:
+    key = google.book()
+    with HistoryStore.from_postgres(database) as store:
+        store.for_user("ada").append("s", [HumanMessage("q"), AIMessage("a")])
+    words = ["export", "sheets", key, "--user", "ada", "--worksheet", "conversations", "--worksheet", "messages"]
+    runner = CliRunner(env={"SUPABASE_DB_URL": database})
+    done = runner.invoke(main, words, catch_exceptions=False)
+    assert (done.exit_code, done.stdout) == (
+        0,
+        f"3 rows added, 0 updated: https://docs.google.com/spreadsheets/d/{key}\n",
+    )
+    again = runner.invoke(main, [*words, "--json"], catch_exceptions=False)
+    assert json.loads(again.stdout)["added"] == 0
+    missing = runner.invoke(main, ["export", "sheets", "no such book"])
+    assert missing.exit_code == 1
+    assert missing.stderr.startswith("Error: ")
