@@ -218,7 +218,7 @@ $$;
 -- "analytics", "metadata" where that is no object}.
 create function chat_history_show_conversation(chat_history_sessions)
 returns setof chat_history_conversation
-language plpgsql stable set search_path from current as $$
+language plpgsql stable rows 1 set search_path from current as $$
 declare
   whole constant jsonb := chat_history_jsonb($1.metadata);
   kept jsonb := whole -> 'conversations_table';

@@ -171,9 +171,9 @@ language plpgsql set search_path from current as $$
 declare
   home constant text := (
     select p.pronamespace::regnamespace::text from pg_proc p where p.oid = 'chat_history_owner(text)'::regprocedure);
-  view constant text := format('%s.%I', home, name);
+  view constant text := format('%s.%I', home, coalesce(name, ''));
 begin
-  if name !~ '^[a-z_][a-z0-9_]{0,62}$' or name ~ '^chat_history_' then
+  if (name ~ '^[a-z_][a-z0-9_]{0,62}$' and name !~ '^chat_history_') is not true then
     raise exception 'the name of the view is made of a-z, 0-9 and _, and does not begin with chat_history_'
       using errcode = 'PT400';
   end if;

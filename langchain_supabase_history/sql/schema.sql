@@ -2057,9 +2057,9 @@ CREATE FUNCTION public.chat_history_open_conversations(name text DEFAULT 'conver
 declare
   home constant text := (
     select p.pronamespace::regnamespace::text from pg_proc p where p.oid = 'chat_history_owner(text)'::regprocedure);
-  view constant text := format('%s.%I', home, name);
+  view constant text := format('%s.%I', home, coalesce(name, ''));
 begin
-  if name !~ '^[a-z_][a-z0-9_]{0,62}$' or name ~ '^chat_history_' then
+  if (name ~ '^[a-z_][a-z0-9_]{0,62}$' and name !~ '^chat_history_') is not true then
     raise exception 'the name of the view is made of a-z, 0-9 and _, and does not begin with chat_history_'
       using errcode = 'PT400';
   end if;
@@ -2875,7 +2875,7 @@ CREATE FUNCTION public.chat_history_show_alternative(public.chat_history_alterna
 $_$;
 
 CREATE FUNCTION public.chat_history_show_conversation(public.chat_history_sessions) RETURNS SETOF public.chat_history_conversation
-    LANGUAGE plpgsql STABLE
+    LANGUAGE plpgsql STABLE ROWS 1
     SET search_path TO 'public', 'pg_temp'
     AS $_$
 declare

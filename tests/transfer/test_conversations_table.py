@@ -646,7 +646,7 @@ def test_a_table_of_that_name_is_left_as_it_is(database: str, kind: str) -> None
         assert conn.execute("select what from conversations").fetchall() == [("kept",)]
 
 
-@pytest.mark.parametrize("wrong", ["", "Conversations", "a b", 'a"b', "chat_history_x", "a" * 64, "a;drop"])
+@pytest.mark.parametrize("wrong", ["", "1a", "Conversations", "a b", 'a"b', "chat_history_x", "a" * 64, "a;drop"])
 def test_a_name_that_is_no_views_is_refused(database: str, wrong: str) -> None:
     with pytest.raises(InvalidInput):
         migrate(database, conversations=wrong)
