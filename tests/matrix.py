@@ -399,8 +399,8 @@ def _argument(kind: str, value: Any) -> tuple[str, Any, Any]:
     table = kind.rpartition(".")[2]
     if table.startswith("chat_history_"):
         return f"json_populate_record(null::{table}, %s)", json.dumps(value), _record(value)
-    if kind == "json":
-        return "%s::json", None if value is None else json.dumps(value), value
+    if kind in ("json", "jsonb"):
+        return f"%s::{kind}", None if value is None else json.dumps(value), value
     if kind == "json[]":
         return "%s::json[]", [json.dumps(one) for one in value], value
     return f"%s::{kind}", value, value
@@ -484,6 +484,7 @@ def _value(function: str, name: str, kind: str, victim: Victim, user_id: str | N
         "text[]": ["x"],
         "boolean": False,
         "json": {"id": victim.message_id, "session_id": NAME},
+        "jsonb": {"role": "user", "content": "slipped in"},
         "json[]": [{"content": "x"}],
         "integer": 1,
         "bigint": 1,
@@ -499,5 +500,5 @@ def _unnamed(kind: str, victim: Victim, user_id: str | None) -> Any:
         "uuid": victim.key, "uuid[]": [victim.message_id], "text": user_id, "text[]": ["human"], "boolean": False,
         "json": {"id": victim.turn_id, "status": "failed"}, "json[]": [{"content": "slipped in"}],
         "integer": 1, "bigint": 1, "double precision": 1.0, "numeric": 1,
-        "jsonb": json.dumps([{"role": "user", "content": "slipped in"}]),
+        "jsonb": [{"role": "user", "content": "slipped in"}],
     }.get(kind)  # fmt: skip
