@@ -33,6 +33,7 @@ class Session:
         total_tokens: What these turns used; None where it is not known of any.
         excerpt: The text of the last message that has one, shortened.
         forked_from: The session that it was copied from.
+        deleted_at: When it was deleted; only a list with `hidden` has such sessions.
     """
 
     session_id: str
@@ -52,6 +53,7 @@ class Session:
     total_tokens: int | None = None
     excerpt: str | None = None
     forked_from: str | None = None
+    deleted_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ def _fields_of(cls: type[Any], row: dict[str, Any]) -> dict[str, Any]:
 
 def read_session(row: dict[str, Any]) -> Session:
     """A session's row."""
-    times = {name: read_time(row[name]) for name in ("created_at", "updated_at")}
+    times = {name: read_time(row.get(name)) for name in ("created_at", "updated_at", "deleted_at")}
     return Session(**_fields_of(Session, {**row, **times, "metadata": values.decode(row["metadata"] or {})}))
 
 

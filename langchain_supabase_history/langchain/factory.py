@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from ..operations.base import Operations
-from ..records import Window
+from ..records import Session, Window
+from .titles import TitleOptions, title_with
 
 if TYPE_CHECKING:
     from langchain_core.runnables import Runnable
@@ -64,3 +65,27 @@ class LangChain(Operations):
         from .runnable import RunnableWithHistory
 
         return RunnableWithHistory(runnable, self if window is None else self.with_window(window), **options)
+
+    def title_with(self, runnable: Runnable[Any, Any], session_id: str, **options: Unpack[TitleOptions]) -> Session:
+        """Let a model write the title of a conversation that has none, and return the session.
+
+        It takes as long as the model does: call it after a turn, in a thread or a task of its own, where nobody waits.
+        A title that somebody has set, also meanwhile, stays.
+
+        Args:
+            runnable: A chat model, or a chain that takes a list of messages and gives text or a message.
+            session_id: The session's name.
+            instruction: Asks for the title, behind the first ten messages of the conversation; None for a chain that
+                knows what to do.
+
+        Raises:
+            NotFound: There is no such session, or no text in it.
+            InvalidInput: An argument cannot be right.
+        """
+        return self.run(title_with(self.scope, runnable, session_id, **options))
+
+    async def atitle_with(
+        self, runnable: Runnable[Any, Any], session_id: str, **options: Unpack[TitleOptions]
+    ) -> Session:
+        """Async version of `title_with`."""
+        return await self.arun(title_with(self.scope, runnable, session_id, **options))

@@ -45,6 +45,7 @@ LIST_SESSIONS: Final = Function(
         "after": "json",
         "max_items": "integer",
         "all_users": "boolean",
+        "hidden": "boolean",
     },
 )
 UPDATE_SESSION: Final = Function("chat_history_update_session", {"changes": "json"})
@@ -71,6 +72,7 @@ class SessionsOptions(SessionFilter, total=False):
     limit: int
     cursor: str | None
     all_users: bool
+    hidden: bool
 
 
 def list_sessions(
@@ -87,6 +89,7 @@ def list_sessions(
     limit: int = 50,
     cursor: str | None = None,
     all_users: bool = False,
+    hidden: bool = False,
 ) -> Plan[Page[Session]]:
     """See `Sessions.sessions`."""
     if not isinstance(order, str) or order not in get_args(Order):
@@ -106,6 +109,7 @@ def list_sessions(
         "max_items": check_whole(limit, "limit", 1, MAX_PAGE),
         "user_id": scope.user_id,
         "all_users": all_users or None,
+        "hidden": check_flag(hidden, "hidden") or None,
     }
     page: Page[Session] = yield Call(LIST_SESSIONS, args, read_keyset_page(read_session, order))
     return page
@@ -218,6 +222,7 @@ class Sessions(Operations):
             limit: Items in a page, 1 to 1000; by default 50.
             cursor: The `next_cursor` of the page before, of the same order.
             all_users: The sessions of everybody, which reads the whole table; for the application alone.
+            hidden: Deleted, cleared and empty ones too, which reads all of the user's.
 
         Raises:
             InvalidInput: An argument cannot be right, or this store is one user's and asks for all.

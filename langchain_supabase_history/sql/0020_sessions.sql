@@ -101,7 +101,8 @@ begin
     'created_at', session.created_at, 'updated_at', session.updated_at, 'message_count', session.message_count,
     'last_position', session.last_position, 'epoch', session.epoch, 'revision', session.revision,
     'tags', session.tags, 'pinned', session.pinned, 'archived', session.archived, 'turn_count', session.turn_count,
-    'total_tokens', session.total_tokens, 'excerpt', chat_history_last_text(session), 'forked_from', session.forked_from);
+    'total_tokens', session.total_tokens, 'excerpt', chat_history_last_text(session), 'forked_from', session.forked_from,
+    'deleted_at', session.deleted_at);
 end
 $$;
 
@@ -113,6 +114,7 @@ $$;
 --   tags       all of them; metadata: an object that must be contained; prefix: of the session id
 --   since, until   when the session was last active: from `since` on and before `until`
 --   archived   true: only these, false: only the others, null: both
+--   hidden     deleted, cleared and empty ones too, which reads all of the user's sessions
 --   all_users  everybody's sessions, which only the application may ask for; else those of the user, or its own
 --
 -- The first four orders are a limited walk of an index for one user's sessions. What `query`, `tags`, `metadata` and
@@ -120,7 +122,8 @@ $$;
 create function chat_history_list_sessions(
   query text default null, tags text[] default null, metadata json default null, since timestamptz default null,
   until timestamptz default null, archived boolean default null, prefix text default null, sort text default null,
-  after json default null, max_items integer default null, user_id text default null, all_users boolean default null)
+  after json default null, max_items integer default null, user_id text default null, all_users boolean default null,
+  hidden boolean default null)
 returns json
 language plpgsql stable set search_path from current set statement_timeout to '30s'
   set enable_seqscan to off set enable_bitmapscan to off set enable_sort to off as $$
@@ -148,7 +151,9 @@ begin
     raise exception 'only the application itself may list the sessions of all users' using errcode = '42501';
   end if;
   conditions := concat_ws(' and ',
-    's.deleted_at is null and (s.message_count > 0 or s.title is not null and s.last_position = 0)',
+    case when hidden is not true then
+      's.deleted_at is null and (s.message_count > 0 or s.title is not null and s.last_position = 0)' end,
+    'true',
     case when all_users is not true then 's.user_id = $1' end,
     case when since is not null then 's.updated_at >= $2' end,
     case when until is not null then 's.updated_at < $3' end,
@@ -217,7 +222,7 @@ $$;
 
 -- Change what is said about a session; what `changes` does not name stays as it is. Answers the session.
 --
---   changes  {"title": text, or null for the first question, "tags": [text], "metadata": {...}: merged into what there
+--   changes  {"title": text, or null for the first question, "default_title": text, where there is no title, "tags": [text], "metadata": {...}: merged into what there
 --            is, a null removes its key, "pinned": boolean, "archived": boolean}
 create function chat_history_update_session(session_id text, changes json, user_id text default null) returns json
 language plpgsql set search_path from current as $$
@@ -231,6 +236,8 @@ begin
   for one in select e.key, e.value, e.value #>> '{}' as text, json_typeof(e.value) as kind from json_each(given) e loop
     if one.key = 'title' and (one.kind = 'null' or one.kind = 'string' and length(one.text) between 1 and 1000) then
       session.title := one.text;
+    elsif one.key = 'default_title' and one.kind = 'string' and length(one.text) between 1 and 1000 then
+      session.title := coalesce(session.title, one.text);
     elsif one.key = 'tags' and one.kind = 'array' and json_array_length(one.value) <= 100 and not exists (
         select from json_array_elements(one.value) t (tag)
           where json_typeof(tag) <> 'string' or length(tag #>> '{}') not between 1 and 200) then

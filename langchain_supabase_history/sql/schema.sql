@@ -1721,7 +1721,7 @@ begin
 end
 $$;
 
-CREATE FUNCTION public.chat_history_list_sessions(query text DEFAULT NULL::text, tags text[] DEFAULT NULL::text[], metadata json DEFAULT NULL::json, since timestamp with time zone DEFAULT NULL::timestamp with time zone, until timestamp with time zone DEFAULT NULL::timestamp with time zone, archived boolean DEFAULT NULL::boolean, prefix text DEFAULT NULL::text, sort text DEFAULT NULL::text, after json DEFAULT NULL::json, max_items integer DEFAULT NULL::integer, user_id text DEFAULT NULL::text, all_users boolean DEFAULT NULL::boolean) RETURNS json
+CREATE FUNCTION public.chat_history_list_sessions(query text DEFAULT NULL::text, tags text[] DEFAULT NULL::text[], metadata json DEFAULT NULL::json, since timestamp with time zone DEFAULT NULL::timestamp with time zone, until timestamp with time zone DEFAULT NULL::timestamp with time zone, archived boolean DEFAULT NULL::boolean, prefix text DEFAULT NULL::text, sort text DEFAULT NULL::text, after json DEFAULT NULL::json, max_items integer DEFAULT NULL::integer, user_id text DEFAULT NULL::text, all_users boolean DEFAULT NULL::boolean, hidden boolean DEFAULT NULL::boolean) RETURNS json
     LANGUAGE plpgsql STABLE
     SET search_path TO 'public', 'pg_temp'
     SET statement_timeout TO '30s'
@@ -1753,7 +1753,9 @@ begin
     raise exception 'only the application itself may list the sessions of all users' using errcode = '42501';
   end if;
   conditions := concat_ws(' and ',
-    's.deleted_at is null and (s.message_count > 0 or s.title is not null and s.last_position = 0)',
+    case when hidden is not true then
+      's.deleted_at is null and (s.message_count > 0 or s.title is not null and s.last_position = 0)' end,
+    'true',
     case when all_users is not true then 's.user_id = $1' end,
     case when since is not null then 's.updated_at >= $2' end,
     case when until is not null then 's.updated_at < $3' end,
@@ -2945,7 +2947,8 @@ begin
     'created_at', session.created_at, 'updated_at', session.updated_at, 'message_count', session.message_count,
     'last_position', session.last_position, 'epoch', session.epoch, 'revision', session.revision,
     'tags', session.tags, 'pinned', session.pinned, 'archived', session.archived, 'turn_count', session.turn_count,
-    'total_tokens', session.total_tokens, 'excerpt', chat_history_last_text(session), 'forked_from', session.forked_from);
+    'total_tokens', session.total_tokens, 'excerpt', chat_history_last_text(session), 'forked_from', session.forked_from,
+    'deleted_at', session.deleted_at);
 end
 $_$;
 
@@ -3272,6 +3275,8 @@ begin
   for one in select e.key, e.value, e.value #>> '{}' as text, json_typeof(e.value) as kind from json_each(given) e loop
     if one.key = 'title' and (one.kind = 'null' or one.kind = 'string' and length(one.text) between 1 and 1000) then
       session.title := one.text;
+    elsif one.key = 'default_title' and one.kind = 'string' and length(one.text) between 1 and 1000 then
+      session.title := coalesce(session.title, one.text);
     elsif one.key = 'tags' and one.kind = 'array' and json_array_length(one.value) <= 100 and not exists (
         select from json_array_elements(one.value) t (tag)
           where json_typeof(tag) <> 'string' or length(tag #>> '{}') not between 1 and 200) then

@@ -149,6 +149,27 @@ def test_cleared_deleted_and_empty_sessions_do_not_appear(api: Api, session: str
     assert (again.title, again.tags, again.pinned) == ("question", [], False)
 
 
+def test_what_does_not_appear_can_be_asked_for(api: Api, session: str) -> None:
+    user = api.for_user(session)
+    for name in ("shown", "cleared", "deleted"):
+        user.append(name, [HumanMessage(name)])
+    user.clear("cleared")
+    user.delete_session("deleted")
+    listed = {one.session_id: one for one in user.sessions(hidden=True)}
+    assert listed.keys() == {"shown", "cleared", "deleted"}
+    assert (listed["cleared"].message_count, listed["cleared"].deleted_at) == (0, None)
+    assert listed["deleted"].deleted_at is not None
+    assert listed["deleted"].title is None
+    names, cursor = [], None
+    while True:
+        page = user.sessions(hidden=True, order="created", limit=1, cursor=cursor)
+        names += [one.session_id for one in page]
+        if (cursor := page.next_cursor) is None:
+            break
+    assert names == ["deleted", "cleared", "shown"]
+    assert [one.session_id for one in user.sessions()] == ["shown"]
+
+
 def test_an_update_changes_what_it_names(api: Api, session: str) -> None:
     user = api.for_user(session)
     user.append("s", QA)
