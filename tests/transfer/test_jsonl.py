@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import uuid
 from pathlib import Path
@@ -12,9 +13,9 @@ import orjson
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
-from langchain_supabase_history import Forbidden, HistoryStore, InvalidInput
+from langchain_supabase_history import Forbidden, HistoryStore, InvalidInput, Turn
 from tests.conftest import Api
-from tests.transfer.conversations import exported, fill, parts, read_back
+from tests.transfer.conversations import exported, fill, parts, read_back, usage
 
 
 @pytest.fixture
@@ -275,3 +276,24 @@ def test_export_user_is_all_of_a_person(api: Api, user: str) -> None:
     out = io.BytesIO()
     assert api.export_user(user, out).sessions == len(names)
     assert parts(out.getvalue()) == parts(exported(store))
+
+
+@pytest.mark.soak
+def test_ten_thousand_messages_are_the_same_on_both_sides(api: Api, user: str) -> None:
+    ada, bob = api.for_user(user), api.for_user(f"{user}-copy")
+    for n in range(100):
+        turns = [
+            m for k in range(50) for m in (HumanMessage(f"{n} {k} é"), AIMessage("x" * k, usage_metadata=usage(k + 1)))
+        ]
+        stored = ada.append(f"s{n}", turns, turn=Turn(uuid.uuid4(), model="m", total_tokens=n))
+        ada.add_feedback(f"s{n}", stored[-1], "helpful", score=n % 2)
+    file = exported(ada)
+    assert bob.import_sessions(io.BytesIO(file)).messages == 10_000
+
+    def digest(data: bytes) -> str:
+        found = hashlib.sha256()
+        for part in parts(data):
+            found.update(orjson.dumps(part, option=orjson.OPT_SORT_KEYS))
+        return found.hexdigest()
+
+    assert digest(exported(bob)) == digest(file)
