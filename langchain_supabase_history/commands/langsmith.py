@@ -64,9 +64,11 @@ def restore(store: HistoryStore, project: str, since: datetime, dry_run: bool) -
     for count, what in (
         (report.known, f"turns were stored already; {report.costs} of them got a cost"),
         (report.without_session, "runs name no session in their metadata (session_id, conversation_id, thread_id)"),
-        (report.without_messages, "runs hold no message"),
+        (report.without_messages, "runs hold no question and answer that can be recognised"),
         (report.refused, "turns are of sessions that were cleared or deleted, and stay so"),
         (report.running, "runs are still running; restore again when they have ended"),
     ):
         if count:
             click.echo(f"{count} {what}.")
+    for run_id in report.unread:
+        click.echo(f"Not read: run {run_id}", err=True)

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, convert_to_messages, messages_from_dict
+from langchain_core.messages import BaseMessage
 
 from ..core.observed import usage_fields
 from ..errors import Conflict, InvalidInput, NotFound
 from ..operations.feedback import put_feedback
 from ..operations.usage import set_costs
 from ..records import Turn
+from .run_messages import Said, messages_of
 from .traces import TracedConversations
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_OID, "langchain_supabase_history.langsmith")
 _CHUNK: Final = 100
+_UNREAD: Final = 100  # ids of runs that are listed
 _INDEX: Final = ("ID", "START_TIME", "DOTTED_ORDER", "METADATA", "THREAD_ID")
 _FIELDS: Final = (
     *_INDEX,
@@ -48,117 +50,6 @@ _FIELDS: Final = (
 )
 
 SESSION_KEYS: Final = ("session_id", "conversation_id", "thread_id")
-_INPUT_KEYS: Final = ("messages", "input", "question", "query", "human_input", "prompt", "message", "text")
-_OUTPUT_KEYS: Final = ("messages", "output", "answer", "result", "response", "generations", "message", "text")
-_OLD: Final = ("history", "chat_history", "context", "documents")  # never what was asked or answered
-
-
-# --- messages from what a run was given and gave --------------------------------------------------------------------
-
-
-def as_message(value: Any) -> BaseMessage | None:
-    """A message in any of the forms in which traces hold one; None where it is none."""
-    if isinstance(value, BaseMessage):
-        return value
-    try:
-        if isinstance(value, (list, tuple)):
-            pair = len(value) == 2 and all(isinstance(part, str) for part in value)
-            return convert_to_messages([tuple(value)])[0] if pair else None
-        if not isinstance(value, dict):
-            return None
-        if value.get("lc") and isinstance(value.get("kwargs"), dict):
-            data = value["kwargs"]
-            return _decode(data.get("type") or _type_of(value.get("id")), data)
-        if isinstance(value.get("data"), dict) and "type" in value:
-            return _decode(value["type"], value["data"])
-        if "content" in value and "type" in value:
-            return _decode(value["type"], value)
-        if "content" in value and "role" in value:
-            return convert_to_messages([value])[0]
-    except Exception:  # a dictionary of the application's that looks like a message and is none
-        return None
-    return None
-
-
-def _type_of(path: Any) -> str:
-    name = path[-1] if isinstance(path, list) and path else ""
-    return str(name).removesuffix("Chunk").removesuffix("Message").lower()
-
-
-def _decode(type: str, data: dict[str, Any]) -> BaseMessage:
-    kept = {k: v for k, v in data.items() if k not in ("type", "chunk_position", "tool_call_chunks")}
-    kind = type.removesuffix("MessageChunk").lower()
-    return messages_from_dict([{"type": kind, "data": kept}])[0]
-
-
-def as_messages(value: Any, said_by: type[HumanMessage] | type[AIMessage]) -> list[BaseMessage]:
-    """The messages in a value: one, a list of them, a string; none where it holds none."""
-    if isinstance(value, str):
-        return [said_by(value)] if value else []
-    if (message := as_message(value)) is not None:
-        return [message]
-    if isinstance(value, dict) and "message" in value:  # a model's generation
-        return as_messages(value["message"], said_by)
-    if isinstance(value, list):
-        if len(value) == 1 and isinstance(value[0], list):  # chat models batch
-            return as_messages(value[0], said_by)
-        found = [as_messages(part, said_by) for part in value if not isinstance(part, str)]
-        return [message for part in found for message in part]
-    return []
-
-
-def _pick(values: dict[str, Any] | None, keys: Sequence[str], said_by: Any) -> tuple[list[BaseMessage], bool]:
-    """The messages of a run's inputs or outputs, and whether they came as a list."""
-    values = values or {}
-    if (whole := as_message(values)) is not None:
-        return [whole], False
-    ordered = [key for key in keys if key in values]
-    ordered += [key for key in values if key not in keys and key not in _OLD]
-    for key in ordered:
-        if found := as_messages(values[key], said_by):
-            return found, isinstance(values[key], list)
-    return [], False
-
-
-@dataclass
-class Said:
-    """What a session holds so far: by id, and as type and content in order."""
-
-    ids: set[str] = field(default_factory=set)
-    messages: list[tuple[str, Any]] = field(default_factory=list)
-
-    def add(self, messages: Sequence[BaseMessage]) -> None:
-        """Take in what was said in a turn."""
-        self.ids.update(message.id for message in messages if message.id)
-        self.messages.extend((message.type, message.content) for message in messages)
-
-    def new(self, messages: list[BaseMessage]) -> list[BaseMessage]:
-        """A list without what it repeats of the session: messages of known ids, or all of the session in front."""
-        before = len(self.messages)
-        if before and [(m.type, m.content) for m in messages[:before]] == self.messages and len(messages) > before:
-            messages = messages[before:]
-        kept: dict[str, BaseMessage] = {}
-        for n, message in enumerate(messages):
-            if message.id is None or message.id not in self.ids:
-                kept.setdefault(message.id or str(n), message)
-        return list(kept.values())
-
-
-def messages_of(run: Run, said: Said) -> list[BaseMessage]:
-    """What was said in the turn that a root run is: its question, and what was answered.
-
-    Args:
-        said: What the session holds already. Runs of agents tell the whole conversation each time.
-    """
-    asked, many = _pick(run.inputs, _INPUT_KEYS, HumanMessage)
-    asked = said.new(asked) if many and len(asked) > 1 else asked
-    answered, many = _pick(run.outputs, _OUTPUT_KEYS, AIMessage)
-    if many and len(answered) > 1:
-        answered = said.new(answered)
-        heads = [(message.type, message.content) for message in answered[: len(asked)]]
-        if heads == [(message.type, message.content) for message in asked]:
-            asked = []  # the answer repeats the question, with the id it was given
-    return [*asked, *answered]
 
 
 # --- turns ----------------------------------------------------------------------------------------------------------
@@ -227,7 +118,9 @@ class Restored:
         runs: Root runs that LangSmith has.
         sessions: With turns that were restored now; so `turns`, `messages` and `feedback`.
         known: Turns that were stored already; `costs` of them got a cost.
-        without_session: Runs whose metadata names no session; `without_messages`, runs in which nothing was said.
+        without_session: Runs whose metadata names no session.
+        without_messages: Runs in which no question and no answer could be recognised; `unread` are the ids of the first
+            hundred of them.
         refused: Turns of sessions that were cleared or deleted in the store.
         running: Root runs that have not ended: they are for a later restore, when their answers are there.
     """
@@ -243,6 +136,7 @@ class Restored:
     without_messages: int = 0
     refused: int = 0
     running: int = 0
+    unread: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -361,6 +255,8 @@ class _Session:
         messages = messages_of(run, self.said)
         if not messages:
             self.report.without_messages += 1
+            if len(self.report.unread) < _UNREAD:
+                self.report.unread.append(str(run.id))
             return None
         turn = turn_of(run, self.restore.project, messages)
         if not self.restore.dry_run:
@@ -417,6 +313,3 @@ def _pages(listing: Callable[..., Any], session_id: str) -> Iterator[Any]:
         yield from page
         if (cursor := page.next_cursor) is None:
             return
-
-
-__all__ = ["Restore", "Restored", "as_message", "as_messages", "messages_of", "session_of", "turn_of"]

@@ -33,7 +33,8 @@ from langsmith import traceable
 
 from langchain_supabase_history import Conflict, HistoryStore, InvalidInput, NotFound, Turn, Unavailable
 from langchain_supabase_history.commands.main import main
-from langchain_supabase_history.langsmith.restore import Restore, Restored, as_message
+from langchain_supabase_history.langsmith.restore import Restore, Restored
+from langchain_supabase_history.langsmith.run_messages import as_message
 from tests import servers
 from tests.langsmith_server import PROJECT, LangSmithServer, environment, flush, langsmith_server, metadata, tracing
 from tests.metered import KEYS, PARSED, PLAIN
