@@ -153,7 +153,8 @@ def doctor(place: Place, url: str | None, key: str | None, deadline: float, as_j
 
     Writes, reads and deletes one scratch session. Exits with 1 where there is a fault; warnings do not count.
     """
-    from ..doctor.diagnose import diagnose, show
+    from ..doctor.diagnose import diagnose
+    from .findings import show
 
     if place.local is not None and (place.db_url or url or key):
         raise click.UsageError("--local takes the place of --db-url, --url and --key.")

@@ -23,7 +23,8 @@ import pytest
 from supabase import ClientOptions, acreate_client, create_client
 
 from langchain_supabase_history import HistoryStore, migrate
-from langchain_supabase_history.doctor.diagnose import Finding, diagnose, show
+from langchain_supabase_history.commands.findings import show
+from langchain_supabase_history.doctor.diagnose import Finding, diagnose
 from langchain_supabase_history.doctor.network import reach
 from langchain_supabase_history.migrations import migrations
 from tests import servers
