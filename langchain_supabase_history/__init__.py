@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .records import (
         Alternative as Alternative,
         Feedback as Feedback,
+        Operation as Operation,
         Page as Page,
         Pruned as Pruned,
         Reassigned as Reassigned,
@@ -53,7 +54,8 @@ _MODULES = {
     "langchain.history": "SupabaseChatMessageHistory",
     "migrations": "migrate",
     "operations.pages": "aiterate iterate",
-    "records": "Alternative Feedback Page Pruned Reassigned SearchHit Session Share StoredMessage Turn Usage Window",
+    "records": "Alternative Feedback Operation Page Pruned Reassigned SearchHit Session Share StoredMessage Turn Usage "
+    "Window",
     "langchain.runnable": "RunnableWithHistory",
     "store": "HistoryStore",
 }

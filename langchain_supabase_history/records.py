@@ -251,6 +251,27 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
+class Operation:
+    """What `on_operation` is given: how one operation on the database went. Nothing in it is content or secret.
+
+    Attributes:
+        name: The SQL function, without its `chat_history_`: "append", "begin", "load" ...
+        milliseconds: From its beginning to its end, all tries and the pauses between them included.
+        tries: How often it was sent.
+        bytes_sent: Of all tries' arguments.
+        bytes_received: Of the answers.
+        error: The name of the exception's class; None where it succeeded.
+    """
+
+    name: str
+    milliseconds: float
+    tries: int
+    bytes_sent: int
+    bytes_received: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Page(Sequence[T]):
     """Some of a listing: a sequence of its items. `iterate` goes through all pages.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 from collections.abc import Callable
 from types import TracebackType
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from langsmith import Client
 
     from .drivers.base import Driver
+    from .drivers.observe import OnOperation
     from .outbox.file import Waiting
     from .outbox.outbox import Outbox
 
@@ -49,6 +51,8 @@ class HistoryStore(Connecting, LangChain, TracedConversations, Transfer):
         pool_size: Connections at the most, for sync and for async each.
         on_error: Called with an error and the messages it concerns where nobody else can be told: a history object
             inside `RunnableWithMessageHistory`, a generator that was dropped, an artifact that could not be stored.
+        on_operation: Called after each operation on the database with an `Operation`: its name, milliseconds, tries
+            and bytes. It runs where the operation ran, on the event loop for async ones: let it be short.
         max_message_bytes: The largest message, as JSON.
         count_tokens: Gives a message's token count, which windows go by. Without it the provider's usage is taken, or
             an estimate: a quarter of the bytes of its content and tool calls, and 4.
@@ -62,6 +66,7 @@ class HistoryStore(Connecting, LangChain, TracedConversations, Transfer):
         driver: Driver[Any],
         *,
         on_error: OnError | None = None,
+        on_operation: OnOperation | None = None,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         count_tokens: Callable[[BaseMessage], int] | None = None,
         langsmith_client: Client | None = None,
@@ -83,6 +88,8 @@ class HistoryStore(Connecting, LangChain, TracedConversations, Transfer):
                 feedback=self.langsmith,
             ),
         )
+        if on_operation is not None:
+            driver.on_operation = check_callable(on_operation, "on_operation")
         self.driver = driver
         self._outbox: Outbox | None = None
         if outbox is not None:  # last: what waits in it is sent from now on
@@ -107,6 +114,31 @@ class HistoryStore(Connecting, LangChain, TracedConversations, Transfer):
     def waiting(self) -> list[Waiting]:
         """What is in the outbox, in the order in which it came."""
         return [] if self._outbox is None else self._outbox.waiting()
+
+    # --- the application's transactions, and what the pools tell
+
+    def in_transaction(self, conn: Any) -> Self:
+        """This store, with every operation inside the transaction that a connection of the application's is in.
+
+        What is written is committed or rolled back with it. Nothing is retried, and nothing waits in an outbox.
+
+        Args:
+            conn: A `psycopg.Connection`, or an `AsyncConnection` for the async methods. From SQLAlchemy:
+                `conn.connection.driver_connection`. Its login must be allowed what is called.
+
+        Raises:
+            InvalidInput: It is no psycopg connection. At an operation: it is in autocommit mode and in no transaction,
+                its transaction has failed, or the store is `as_user`.
+        """
+        from .drivers.own_pool import Joined
+
+        view = copy.copy(self)
+        view.executor = Joined(conn, self.driver)
+        return view
+
+    def pool_stats(self) -> dict[str, dict[str, int]]:
+        """What open psycopg pools say: `{"sync": {...}, "async": {...}}`, each as psycopg_pool's `get_stats`."""
+        return self.driver.pool_stats()
 
     # --- lifecycle
 
@@ -139,4 +171,12 @@ class HistoryStore(Connecting, LangChain, TracedConversations, Transfer):
         await self.aclose()
 
     def __repr__(self) -> str:
-        return f"HistoryStore({self.driver!r})"
+        scope = self.scope
+        parts = [repr(self.driver), f"transport={self.driver.transport!r}"]
+        if scope.user_id is not None:
+            parts.append(f"user_id={scope.user_id!r}")
+        if scope.identity is not None:
+            parts.append("as_user")
+        if scope.window is not None:
+            parts.append(f"window={scope.window!r}")
+        return f"HistoryStore({', '.join(parts)})"

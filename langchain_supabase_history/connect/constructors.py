@@ -12,18 +12,20 @@ from langchain_core.messages import BaseMessage
 from ..core.settings import as_path
 from ..errors import NotConfigured
 from ..operations.scope import OnError
-from .drivers import driver_from_client, driver_from_env, driver_from_postgres, driver_from_supabase
+from .drivers import driver_from_client, driver_from_env, driver_from_pool, driver_from_postgres, driver_from_supabase
 
 if TYPE_CHECKING:
     from langsmith import Client
 
     from ..drivers.base import Driver
+    from ..drivers.observe import OnOperation
 
 
 class StoreOptions(TypedDict, total=False):
     """Options of the store itself; explained at the class."""
 
     on_error: OnError | None
+    on_operation: OnOperation | None
     max_message_bytes: int
     count_tokens: Callable[[BaseMessage], int] | None
     langsmith_client: Client | None
@@ -38,12 +40,23 @@ class Options(StoreOptions, total=False):
     pool_size: int
 
 
-class PostgresOptions(Options, total=False):
-    """Options of the constructors over psycopg."""
+class TokenOptions(TypedDict, total=False):
+    """How access tokens are checked over psycopg; explained at `from_postgres`."""
 
     jwt_secret: str | None
     jwks_url: str | None
     audience: str | None
+
+
+class PostgresOptions(Options, TokenOptions, total=False):
+    """Options of the constructors over psycopg."""
+
+
+class PoolOptions(StoreOptions, TokenOptions, total=False):
+    """Options of `from_pool`: the pools' sizes are their own."""
+
+    schema: str
+    deadline: float
 
 
 _OF_STORE = StoreOptions.__annotations__.keys()
@@ -94,7 +107,10 @@ class Connecting:
         Args:
             client: A `supabase.Client`. Without an async one, async operations run in a worker thread.
             async_client: A `supabase.AsyncClient`. Alone, it serves the async methods only.
-            **options: See the class.
+            **options: See the class. The schema is the clients' own (`ClientOptions(schema=...)`).
+
+        Raises:
+            NotConfigured: It is no supabase client, or the clients and the options name different schemas.
         """
         of_driver, of_store = _parted(options)
         if client is None and of_store.get("outbox") is not None:
@@ -115,6 +131,24 @@ class Connecting:
         """
         of_driver, of_store = _parted(options)
         return cls(driver_from_postgres(conninfo, **of_driver), **of_store)
+
+    @classmethod
+    def from_pool(cls, pool: Any = None, async_pool: Any = None, **options: Unpack[PoolOptions]) -> Self:
+        """Through the application's own psycopg pools, which are not closed. Each call is one transaction of its own.
+
+        Args:
+            pool: A `psycopg_pool.ConnectionPool`. Without an async one, async operations run in a worker thread.
+            async_pool: An `AsyncConnectionPool`, used on the event loop that it was opened on. Alone, it serves the
+                async methods only.
+            **options: See the class and `from_postgres`.
+
+        Raises:
+            NotConfigured: It is no pool of psycopg's.
+        """
+        of_driver, of_store = _parted(options)
+        if pool is None and of_store.get("outbox") is not None:
+            raise NotConfigured("An outbox sends in the background, which needs a sync pool too.")
+        return cls(driver_from_pool(pool, async_pool, **of_driver), **of_store)
 
     @classmethod
     def local(cls, path: str | Path | None = None, **options: Unpack[PostgresOptions]) -> Self:

@@ -40,7 +40,7 @@ def driver_from_supabase(
 
 
 def driver_from_client(
-    client: Any, async_client: Any, *, schema: str = "public", deadline: float = 10, pool_size: int = 10
+    client: Any, async_client: Any, *, schema: str | None = None, deadline: float = 10, pool_size: int = 10
 ) -> Driver[Any]:
     """Over the application's own supabase clients; see `HistoryStore.from_client`."""
     from ..drivers.supabase_client import ClientDriver
@@ -50,7 +50,40 @@ def driver_from_client(
     for given in (client, async_client):
         if given is not None and not hasattr(type(given), "postgrest"):
             raise NotConfigured(f"from_client needs supabase clients, got {type(given).__name__}.")
+    schema = _schema_of((client, async_client), schema)
     return ClientDriver(client, async_client, **_checked(schema, deadline, pool_size))
+
+
+def _schema_of(clients: tuple[Any, ...], wanted: str | None) -> str:
+    """The schema that clients were made for. Only `public`, which is no choice, may give way to another."""
+    given = {str(client.options.schema) for client in clients if client is not None}
+    if wanted is not None:
+        given = given - {"public"} | {wanted}
+    if len(given) > 1:
+        raise NotConfigured(
+            f"The supabase clients and from_client name different schemas: {', '.join(sorted(given))}.",
+            advice="Name one: ClientOptions(schema=...) alone is enough.",
+        )
+    return given.pop()
+
+
+def driver_from_pool(
+    pool: Any,
+    async_pool: Any,
+    *,
+    schema: str = "public",
+    deadline: float = 10,
+    jwt_secret: str | None = None,
+    jwks_url: str | None = None,
+    audience: str | None = "authenticated",
+) -> Driver[Any]:
+    """Through the application's own pools; see `HistoryStore.from_pool`."""
+    from ..drivers.own_pool import PoolDriver
+    from ..drivers.verifier import Verifier
+
+    checked = _checked(schema, deadline, 1)
+    del checked["pool_size"]  # the pools' own
+    return PoolDriver(pool, async_pool, verifier=Verifier(jwt_secret, jwks_url, deadline, audience), **checked)
 
 
 def driver_from_postgres(

@@ -7,7 +7,7 @@ import uuid
 from typing import Any, ClassVar, Final, Self
 
 import psycopg
-from psycopg.adapt import Dumper
+from psycopg.adapt import AdaptersMap, Dumper
 from psycopg.pq import Format
 
 from ..core.call import Json
@@ -75,5 +75,12 @@ class _Dumper(Dumper):
 
 
 ARRAYS: Final[dict[str, type[Array]]] = {"text[]": _Text, "json[]": _Json, "uuid[]": _Uuid, "integer[]": _Integer}
-for _array in ARRAYS.values():
-    psycopg.adapters.register_dumper(_array, _Dumper)
+
+
+def register_dumpers(adapters: AdaptersMap) -> None:
+    """Let the connections or cursors of this map write arrays in this form."""
+    for array in ARRAYS.values():
+        adapters.register_dumper(array, _Dumper)
+
+
+register_dumpers(psycopg.adapters)

@@ -15,6 +15,7 @@ from ..core.call import Call
 from ..core.identity import Identity
 from ..errors import StoreClosed, Transient
 from .lifecycle import is_ending, register
+from .observe import Meter, OnOperation, observe
 from .retry import SHARE, policy, seconds_of_try, unavailable
 
 T = TypeVar("T")
@@ -36,6 +37,7 @@ class Driver(ABC, Generic[R]):
     """
 
     transport: Transport
+    on_operation: OnOperation | None = None
 
     def __init__(self, *, schema: str, deadline: float, pool_size: int) -> None:
         self.schema = schema
@@ -57,9 +59,15 @@ class Driver(ABC, Generic[R]):
             HistoryError: See `errors.py`.
         """
         _refuse_at_the_end()
+        with observe(call.function.name, self.on_operation) as meter:
+            return self._tries(call, identity, meter)
+
+    def _tries(self, call: Call[T], identity: Identity | None, meter: Meter | None) -> T:
         end = time.monotonic() + self.deadline
         try:
-            return self.attempt(call, identity, False, self.deadline * SHARE)
+            if meter is not None:
+                meter.tries += 1
+            return self.attempt(call, identity, False, self.deadline * SHARE, meter)
         except Transient as error:
             first = error  # only now: what retries costs as much as a round trip
         try:
@@ -67,7 +75,9 @@ class Driver(ABC, Generic[R]):
                 with attempt:
                     if attempt.retry_state.attempt_number == 1:
                         raise first
-                    return self.attempt(call, identity, True, seconds_of_try(end))
+                    if meter is not None:
+                        meter.tries += 1
+                    return self.attempt(call, identity, True, seconds_of_try(end), meter)
         except Transient as error:
             raise unavailable(error, self.deadline) from error.__cause__ or error
         raise AssertionError("unreachable")
@@ -75,24 +85,27 @@ class Driver(ABC, Generic[R]):
     async def aexecute(self, call: Call[T], identity: Identity | None = None) -> T:
         """Async version of `execute`."""
         _refuse_at_the_end()
-        try:
-            return await self._aexecute(call, identity)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            # Nobody cancelled the caller: the loop was stopped under it. A bare cancellation would pass unnoticed.
-            raise StoreClosed("The store was closed while this operation ran.") from None
+        with observe(call.function.name, self.on_operation) as meter:
+            try:
+                return await self._aexecute(call, identity, meter)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                # Nobody cancelled the caller: the loop was stopped under it. A bare cancellation would pass unnoticed.
+                raise StoreClosed("The store was closed while this operation ran.") from None
 
     @abstractmethod
-    async def _aexecute(self, call: Call[T], identity: Identity | None) -> T:
+    async def _aexecute(self, call: Call[T], identity: Identity | None, meter: Meter | None) -> T:
         """Execute a call where its connections live, by `_atries`."""
 
-    async def _atries(self, call: Call[T], identity: Identity | None, residents: R) -> T:
+    async def _atries(self, call: Call[T], identity: Identity | None, residents: R, meter: Meter | None) -> T:
         """The tries of an async call, with what lives on the loop that it runs on."""
         end = time.monotonic() + self.deadline
         try:
-            return await self.aattempt(call, identity, False, self.deadline * SHARE, residents)
+            if meter is not None:
+                meter.tries += 1
+            return await self.aattempt(call, identity, False, self.deadline * SHARE, residents, meter)
         except Transient as error:
             first = error
         try:
@@ -100,17 +113,29 @@ class Driver(ABC, Generic[R]):
                 with attempt:
                     if attempt.retry_state.attempt_number == 1:
                         raise first
-                    return await self.aattempt(call, identity, True, seconds_of_try(end), residents)
+                    if meter is not None:
+                        meter.tries += 1
+                    return await self.aattempt(call, identity, True, seconds_of_try(end), residents, meter)
         except Transient as error:
             raise unavailable(error, self.deadline) from error.__cause__ or error
         raise AssertionError("unreachable")
 
     @abstractmethod
-    def attempt(self, call: Call[T], identity: Identity | None, replay: bool, seconds: float) -> T:
+    def attempt(
+        self, call: Call[T], identity: Identity | None, replay: bool, seconds: float, meter: Meter | None = None
+    ) -> T:
         """One try. Raises `Transient` where another may succeed."""
 
     @abstractmethod
-    async def aattempt(self, call: Call[T], identity: Identity | None, replay: bool, seconds: float, residents: R) -> T:
+    async def aattempt(
+        self,
+        call: Call[T],
+        identity: Identity | None,
+        replay: bool,
+        seconds: float,
+        residents: R,
+        meter: Meter | None = None,
+    ) -> T:
         """Async version of `attempt`."""
 
     # --- what it is
@@ -128,6 +153,10 @@ class Driver(ABC, Generic[R]):
     def signed_in(self) -> str:
         """The user that requests without an identity run as, where a client of the application's has one; else ''."""
         return ""
+
+    def pool_stats(self) -> dict[str, dict[str, int]]:
+        """What the pools that are open tell of themselves, "sync" and "async"; empty where there are none."""
+        return {}
 
     # --- close
 

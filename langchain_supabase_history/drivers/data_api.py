@@ -26,6 +26,7 @@ from ..errors import (
 )
 from .base import Driver, Transport
 from .loop import OwnLoop
+from .observe import Meter
 
 if TYPE_CHECKING:
     from postgrest import AsyncPostgrestClient, SyncPostgrestClient
@@ -55,9 +56,13 @@ class DataApi(Driver[R]):
     def _closed(self) -> HistoryError:
         """What is raised where the client was closed."""
 
-    def attempt(self, call: Call[T], identity: Identity | None, replay: bool, seconds: float) -> T:
+    def attempt(
+        self, call: Call[T], identity: Identity | None, replay: bool, seconds: float, meter: Meter | None = None
+    ) -> T:
         client = self._client()
         request = _request(client, call, identity, self.schema, replay)
+        if meter is not None:
+            meter.sent += len(request["content"])
         end = time.monotonic() + seconds
         try:
             # In pieces, because httpx's own timeout is for each of them.
@@ -69,20 +74,34 @@ class DataApi(Driver[R]):
                         raise httpx.ReadTimeout("the answer took too long")
         except (httpx.HTTPError, httpx.InvalidURL, RuntimeError) as error:
             raise self._translate(error, client.session.is_closed) from error
+        if meter is not None:
+            meter.received += len(content)
         return self._answer(call, response, bytes(content), identity)
 
-    async def aattempt(self, call: Call[T], identity: Identity | None, replay: bool, seconds: float, residents: R) -> T:
+    async def aattempt(
+        self,
+        call: Call[T],
+        identity: Identity | None,
+        replay: bool,
+        seconds: float,
+        residents: R,
+        meter: Meter | None = None,
+    ) -> T:
         client = await self._aclient(residents)
         end = asyncio.get_running_loop().time() + seconds
         if identity is not None and identity.may_wait:  # not on the loop, where all operations would wait with it
             request = await asyncio.to_thread(_request, client, call, identity, self.schema, replay)
         else:
             request = _request(client, call, identity, self.schema, replay)
+        if meter is not None:
+            meter.sent += len(request["content"])
         try:
             async with asyncio.timeout_at(end):
                 response = await client.session.post(**request, timeout=seconds)
         except (httpx.HTTPError, httpx.InvalidURL, RuntimeError, TimeoutError) as error:
             raise self._translate(error, client.session.is_closed) from error
+        if meter is not None:
+            meter.received += len(response.content)
         return self._answer(call, response, response.content, identity)
 
     def _translate(self, error: Exception, is_closed: bool) -> Exception:
@@ -199,8 +218,8 @@ class DataApiDriver(DataApi[_Client]):
             )
         return residents.client
 
-    async def _aexecute(self, call: Call[T], identity: Identity | None) -> T:
-        return await self._loop.run(lambda residents: self._atries(call, identity, residents))
+    async def _aexecute(self, call: Call[T], identity: Identity | None, meter: Meter | None) -> T:
+        return await self._loop.run(lambda residents: self._atries(call, identity, residents, meter))
 
     def _closed(self) -> HistoryError:
         return StoreClosed(_CLOSED)

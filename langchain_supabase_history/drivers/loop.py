@@ -60,6 +60,12 @@ class OwnLoop(Generic[S]):
         """Whether there is a loop to stop."""
         return self._running is not None
 
+    @property
+    def residents(self) -> S | None:
+        """What lives on the loop; None where it does not run."""
+        running = self._running
+        return None if running is None else running.residents
+
     def run(self, work: Callable[[S], Coroutine[Any, Any, T]]) -> Awaitable[T]:
         """Run a coroutine on this loop; awaiting it, cancelling it and its errors work as if it ran on the caller's.
 

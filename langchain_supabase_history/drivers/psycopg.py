@@ -6,9 +6,8 @@ import asyncio
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from typing import Any, ClassVar, Final, TypeVar
 
 import psycopg
@@ -16,23 +15,18 @@ import psycopg_pool
 from psycopg.pq import TransactionStatus
 from psycopg.types.string import TextLoader
 
-from ..core.call import Call, Json
+from ..core.call import Call
 from ..core.identity import Identity
-from ..core.values import loads
 from ..errors import Transient, Unavailable
-from .arrays import ARRAYS
 from .base import Driver, Transport
 from .conninfo import read, with_defaults
 from .loop import OwnLoop
+from .observe import Meter
 from .psycopg_errors import CANNOT_CONNECT, translate
+from .statements import BECOME, answer, statement
 from .verifier import Verifier
 
 T = TypeVar("T")
-
-# One statement says who the transaction is; `role` last, for the login may not set the others any more after it.
-_BECOME: Final = """select set_config('request.jwt.claims', %s, true),
-  set_config('idle_in_transaction_session_timeout', '15s', true), set_config('role', 'authenticated', true)"""
-
 
 _CANCEL_SECONDS: Final = 1.0
 
@@ -173,9 +167,11 @@ class PsycopgDriver(Driver[_AsyncPool]):
         finally:
             self._lock.release()
 
-    def attempt(self, call: Call[T], identity: Identity | None, replay: bool, seconds: float) -> T:
+    def attempt(
+        self, call: Call[T], identity: Identity | None, replay: bool, seconds: float, meter: Meter | None = None
+    ) -> T:
         claims = None if identity is None else self._verifier.claims(identity)
-        query, params = _statement(call, self.schema, replay)
+        query, params = statement(call, self.schema, replay, meter)
         end = time.monotonic() + seconds
         conn: _Connection | None = None
         pool = self._pool
@@ -184,7 +180,7 @@ class PsycopgDriver(Driver[_AsyncPool]):
             conn = pool.getconn(timeout=max(end - time.monotonic(), 0.001))
             conn.deadline = end
             try:
-                return _answer(call, self._run(conn, query, params, claims))
+                return answer(call, self._run(conn, query, params, claims), meter)
             finally:
                 conn.deadline = None
                 if conn.is_busy():
@@ -209,7 +205,7 @@ class PsycopgDriver(Driver[_AsyncPool]):
         try:
             with conn.pipeline():  # queued by hand: all four go out together and are waited for once
                 conn.execute("begin")
-                conn.execute(_BECOME, [claims])
+                conn.execute(BECOME, [claims])
                 cursor = conn.execute(query, params)
                 conn.execute("commit")
             return cursor.fetchall()
@@ -230,8 +226,8 @@ class PsycopgDriver(Driver[_AsyncPool]):
 
     # --- async, on the driver's loop
 
-    async def _aexecute(self, call: Call[T], identity: Identity | None) -> T:
-        return await self._loop.run(lambda residents: self._atries(call, identity, residents))
+    async def _aexecute(self, call: Call[T], identity: Identity | None, meter: Meter | None) -> T:
+        return await self._loop.run(lambda residents: self._atries(call, identity, residents, meter))
 
     async def _aopen(self, here: _AsyncPool) -> psycopg_pool.AsyncConnectionPool[_AsyncConnection]:
         async with here.opening:
@@ -251,11 +247,17 @@ class PsycopgDriver(Driver[_AsyncPool]):
             return here.pool
 
     async def aattempt(
-        self, call: Call[T], identity: Identity | None, replay: bool, seconds: float, residents: _AsyncPool
+        self,
+        call: Call[T],
+        identity: Identity | None,
+        replay: bool,
+        seconds: float,
+        residents: _AsyncPool,
+        meter: Meter | None = None,
     ) -> T:
         end = time.monotonic() + seconds
         claims = await self._aclaims(identity)
-        query, params = _statement(call, self.schema, replay)
+        query, params = statement(call, self.schema, replay, meter)
         conn: _AsyncConnection | None = None
         pool = residents.pool
         try:
@@ -268,7 +270,7 @@ class PsycopgDriver(Driver[_AsyncPool]):
             conn = await pool.getconn(timeout=max(end - time.monotonic(), 0.001))
             conn.deadline = end
             try:
-                return _answer(call, await self._arun(conn, query, params, claims))
+                return answer(call, await self._arun(conn, query, params, claims), meter)
             finally:
                 conn.deadline = None
                 if conn.is_busy():  # late or cancelled; another cancellation must not lose the connection to the pool
@@ -304,7 +306,7 @@ class PsycopgDriver(Driver[_AsyncPool]):
         try:
             async with conn.pipeline():
                 await conn.execute("begin")
-                await conn.execute(_BECOME, [claims])
+                await conn.execute(BECOME, [claims])
                 cursor = await conn.execute(query, params)
                 await conn.execute("commit")
             return await cursor.fetchall()
@@ -313,7 +315,12 @@ class PsycopgDriver(Driver[_AsyncPool]):
                 await conn.rollback()
             raise
 
-    # --- close
+    # --- statistics and close
+
+    def pool_stats(self) -> dict[str, dict[str, int]]:
+        residents = self._loop.residents
+        pools = {"sync": self._pool, "async": None if residents is None else residents.pool}
+        return {kind: pool.get_stats() for kind, pool in pools.items() if pool is not None}
 
     def is_open(self) -> bool:
         return self._pool is not None or self._loop.is_running
@@ -348,42 +355,6 @@ def _must_reopen(error: psycopg.Error, pool: Any, current: Any) -> bool:
     if isinstance(error, psycopg_pool.PoolClosed):
         return current is not None and pool is not current
     return isinstance(error, psycopg_pool.PoolTimeout) and bool(pool.pop_stats().get("connections_errors"))
-
-
-def _statement(call: Call[Any], schema: str, replay: bool) -> tuple[bytes, dict[str, Any]]:
-    args = call.arguments(replay=replay)
-    types = call.function.types
-    typed = tuple((name, types.get(name, "text")) for name in args)
-    query = _query(schema, call.function.name, call.parse_rows is not None, typed)
-    return query, {name: _value(kind, args[name]) for name, kind in typed}
-
-
-@cache
-def _query(schema: str, function: str, rows: bool, typed: tuple[tuple[str, str], ...]) -> bytes:
-    """`select schema.function(name => value, ...)`, or the rows of its twin where they are faster to read.
-
-    Every name in it is one of ours, and the schema's was checked to be a plain identifier.
-    """
-    named = ", ".join(f"{name} => {_placeholder(name, kind)}" for name, kind in typed)
-    form = "select type, data from {}_rows({})" if rows else "select {}({})"
-    return form.format(f'"{schema}".{function}', named).encode()
-
-
-def _placeholder(name: str, kind: str) -> str:
-    return f"%({name})b" if kind in ARRAYS else f"%({name})s::{kind}"
-
-
-def _value(kind: str, value: Any) -> Any:
-    if isinstance(value, list):
-        return ARRAYS[kind].of(value)
-    return value.text.decode() if isinstance(value, Json) else value
-
-
-def _answer(call: Call[T], rows: Sequence[tuple[Any, ...]]) -> T:
-    if call.parse_rows is not None:
-        return call.parse_rows(rows)
-    text = rows[0][0]
-    return call.parse(None if text is None else loads(text))
 
 
 @contextmanager

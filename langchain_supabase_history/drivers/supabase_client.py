@@ -9,6 +9,7 @@ from ..core.call import Call
 from ..core.identity import Identity, token_subject
 from ..errors import HistoryError, NotConfigured
 from .data_api import DataApi
+from .observe import Meter
 
 if TYPE_CHECKING:
     from postgrest import AsyncPostgrestClient, SyncPostgrestClient
@@ -67,10 +68,10 @@ class ClientDriver(DataApi[None]):
         token = str((self._own or self._aown).postgrest.headers.get("Authorization", "")).removeprefix("Bearer ")
         return token_subject(token) or ""
 
-    async def _aexecute(self, call: Call[T], identity: Identity | None) -> T:
+    async def _aexecute(self, call: Call[T], identity: Identity | None, meter: Meter | None) -> T:
         if self._aown is None:
-            return await asyncio.to_thread(self.execute, call, identity)
-        return await self._atries(call, identity, None)  # on the caller's loop, which is the client's
+            return await asyncio.to_thread(self._tries, call, identity, meter)
+        return await self._atries(call, identity, None, meter)  # on the caller's loop, which is the client's
 
     def is_open(self) -> bool:
         return False  # nothing here is the driver's to close
