@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -235,7 +235,15 @@ def test_everything_passes_through_a_transaction_pooler(
 # --- failures
 
 
-def test_ctrl_c_leaves_no_transaction_and_the_store_usable(shared_database: str, session: str) -> None:
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C interrupts, also where the tests run in the background of a shell, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_leaves_no_transaction_and_the_store_usable(ctrl_c: None, shared_database: str, session: str) -> None:
     name = f"ctrlc_{uuid.uuid4().hex[:8]}"
     with HistoryStore.from_postgres(f"{shared_database}?application_name={name}") as store:
         store.append(session, QA)
