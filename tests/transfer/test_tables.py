@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import subprocess
+import tempfile
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,7 +18,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 
 from langchain_supabase_history import HistoryStore, InvalidInput, NotConfigured, NotFound, Unavailable
 from tests import servers
-from tests.conftest import Api
+from tests.conftest import Api, missing
 
 CALL = {"name": "search", "args": {"q": "x"}, "id": "c1", "type": "tool_call"}
 TALK: list[BaseMessage] = [
@@ -143,8 +147,52 @@ def langgraph(url: str) -> tuple[str, dict[str, list[BaseMessage]]]:
     return "checkpoints", read
 
 
+LANGCHAIN_JS = servers.ROOT / ".cache" / "langchain-js" / "node_modules"
+WRITE = """
+const { PostgresChatMessageHistory } = require("@langchain/community/stores/message/postgres");
+const { AIMessage, HumanMessage, SystemMessage, ToolMessage } = require("@langchain/core/messages");
+const call = { name: "search", args: { q: "x" }, id: "c1", type: "tool_call" };
+const talk = [new SystemMessage("be brief"), new HumanMessage("look it up"),
+  new AIMessage({ content: "", tool_calls: [call] }), new ToolMessage({ content: "42", tool_call_id: "c1" }),
+  new AIMessage("It is 42. é 😀")];
+(async () => {
+  const read = {};
+  for (const sessionId of ["one", "two"]) {
+    const history = new PostgresChatMessageHistory({ sessionId, poolConfig: { connectionString: process.argv[2] } });
+    for (const message of talk) await history.addMessage(message);
+    read[sessionId] = (await history.getMessages()).map((m) => [m.getType(), m.content, m.tool_calls || []]);
+    await history.end();
+  }
+  console.log(JSON.stringify(read));
+})();
+"""
+
+
+def langchain_js(url: str) -> tuple[str, dict[str, list[BaseMessage]]]:
+    node = servers.node()
+    if node is None or not LANGCHAIN_JS.exists():
+        missing("LangChain.js", "make .cache/langchain-js.stamp")
+    environ = {**os.environ, "NODE_PATH": str(LANGCHAIN_JS)}
+    with tempfile.NamedTemporaryFile("w", suffix=".cjs") as script:
+        script.write(WRITE)
+        script.flush()
+        done = subprocess.run([node, script.name, url], env=environ, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    make = {
+        "system": lambda text, _: SystemMessage(text),
+        "human": lambda text, _: HumanMessage(text),
+        "ai": lambda text, calls: AIMessage(text, tool_calls=calls),
+        "tool": lambda text, _: ToolMessage(text, tool_call_id="c1"),
+    }
+    read = {
+        name: [make[kind](text, calls) for kind, text, calls in messages]
+        for name, messages in json.loads(done.stdout).items()
+    }
+    return "langchain_chat_histories", read
+
+
 def n8n(url: str) -> tuple[str, dict[str, list[BaseMessage]]]:
-    """As n8n's memory node and LangChain.js write them; neither can be run here, so their rows are written by hand."""
+    """As n8n's memory node writes them, which is a server of its own: its rows are written by hand."""
     with psycopg.connect(url) as conn:
         conn.execute("create table n8n_chat_histories (id serial primary key, session_id varchar(255), message jsonb)")
         conn.execute(
@@ -157,7 +205,7 @@ def n8n(url: str) -> tuple[str, dict[str, list[BaseMessage]]]:
     return "n8n_chat_histories", {name: [HumanMessage("q"), AIMessage("a")] for name in ("one", "two")}
 
 
-MAKERS = [langchain_postgres, community_sql, community_postgres, openai_agents, langgraph, n8n]
+MAKERS = [langchain_postgres, community_sql, community_postgres, openai_agents, langgraph, langchain_js, n8n]
 
 
 @pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
