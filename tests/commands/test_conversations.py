@@ -267,6 +267,46 @@ def test_what_does_not_exist_is_one_line(url: str) -> None:
     assert NotFound.__name__ not in done.stderr
 
 
+ON_A_TERMINAL = {
+    "migrate --check": "is up to date",
+    "sessions --user ada": "trip",
+    "show trip --user ada": "market",
+    "search market --user ada": "trip",
+    "rename bread Loaf --user bob": "Loaf",
+    "fork bread loaf-2 --user bob": "loaf-2 has",
+    "delete loaf-2 --user bob --yes": "deleted",
+    "delete-user nobody --yes": "Deleted 0 sessions",
+    "reassign nobody somebody": "Handed over 0 sessions",
+    "usage --by user": "ada",
+    "prune": "remove",
+    "export conversations {folder}/all.jsonl --all-users": "conversations with",
+    "export user ada {folder}/ada.md": "2 conversations with",
+    "import {folder}/all.jsonl": "known",
+    "import table public.chat_history_messages --user ada": "none that is known",
+}
+
+
+@pytest.mark.parametrize("words", ON_A_TERMINAL)
+def test_every_command_on_a_terminal(url: str, tmp_path_factory: pytest.TempPathFactory, words: str) -> None:
+    folder = tmp_path_factory.getbasetemp() / "terminal"
+    folder.mkdir(exist_ok=True)
+    if "import {" in words:
+        run("export", "conversations", str(folder / "all.jsonl"), "--all-users", url=url)
+    status, seen = terminal(*words.format(folder=folder).split(), url=url)
+    assert ON_A_TERMINAL[words] in seen
+    assert status == int("table" in words)
+    assert "Traceback" not in seen
+
+
+def test_every_command_is_tried_on_a_terminal() -> None:
+    tried = [tuple(words.split()) for words in ON_A_TERMINAL]
+    for words, _ in page.leaves(main):
+        if words in (("import", "file"), ("export", "sheets"), ("import", "langsmith"), ("export", "traces")):
+            continue  # the first is `import FILE`; the others are tried with the servers that they need
+        if words[0] not in ("demo", "doctor", "outbox"):
+            assert any(one[: len(words)] == words for one in tried), words
+
+
 # --- help, completion, the module
 
 
