@@ -39,7 +39,7 @@ from langchain_supabase_history.errors import HistoryError, from_code, is_transi
 from langchain_supabase_history.migrations import migrations
 from tests import servers
 from tests.conftest import Api, missing
-from tests.doctor.test_doctor import execute, web_server
+from tests.doctor.helpers import execute, web_server
 
 PASSWORD = "hunter2-the-password"
 QA = [HumanMessage("question"), AIMessage("answer")]
