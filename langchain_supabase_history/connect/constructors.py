@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
@@ -62,8 +63,18 @@ class PoolOptions(StoreOptions, TokenOptions, total=False):
 _OF_STORE = StoreOptions.__annotations__.keys()
 
 
-def _parted(options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options of the driver, and those of the store."""
+def _parted(constructor: str, known: type, options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options of the driver, and those of the store.
+
+    Raises:
+        NotConfigured: The constructor has no option of that name.
+    """
+    for name in sorted(options.keys() - known.__annotations__.keys()):
+        near = get_close_matches(name, known.__annotations__, 1)
+        raise NotConfigured(
+            f"{constructor} has no option {name!r}.",
+            advice=f"Did you mean {near[0]}?" if near else f"It has: {', '.join(sorted(known.__annotations__))}.",
+        )
     of_store = {name: value for name, value in options.items() if name in _OF_STORE}
     return {name: value for name, value in options.items() if name not in _OF_STORE}, of_store
 
@@ -80,12 +91,13 @@ class Connecting:
         """From the environment: `SUPABASE_DB_URL` (psycopg), else `SUPABASE_URL` and `SUPABASE_KEY` (the Data API).
 
         Args:
-            **options: See the class, and `from_postgres` where that is chosen.
+            **options: See the class and `from_postgres`. The Data API checks tokens itself: what is for that
+                (`jwt_secret`, `jwks_url`, `audience`) is not needed there, and not used.
 
         Raises:
             NotConfigured: Neither is set; the text says what is there instead.
         """
-        of_driver, of_store = _parted(options)
+        of_driver, of_store = _parted("from_env", PostgresOptions, options)
         return cls(driver_from_env(**of_driver), **of_store)
 
     @classmethod
@@ -97,7 +109,7 @@ class Connecting:
             key: The secret (service role) key on a server; a publishable one together with `as_user`.
             **options: See the class.
         """
-        of_driver, of_store = _parted(options)
+        of_driver, of_store = _parted("from_supabase", Options, options)
         return cls(driver_from_supabase(url, key, **of_driver), **of_store)
 
     @classmethod
@@ -112,7 +124,7 @@ class Connecting:
         Raises:
             NotConfigured: It is no supabase client, or the clients and the options name different schemas.
         """
-        of_driver, of_store = _parted(options)
+        of_driver, of_store = _parted("from_client", Options, options)
         if client is None and of_store.get("outbox") is not None:
             raise NotConfigured("An outbox sends in the background, which needs a sync supabase client too.")
         return cls(driver_from_client(client, async_client, **of_driver), **of_store)
@@ -129,7 +141,7 @@ class Connecting:
             audience: The tokens' `aud`: `authenticated`, as Supabase's have it; None where they carry none.
             **options: See the class.
         """
-        of_driver, of_store = _parted(options)
+        of_driver, of_store = _parted("from_postgres", PostgresOptions, options)
         return cls(driver_from_postgres(conninfo, **of_driver), **of_store)
 
     @classmethod
@@ -145,7 +157,7 @@ class Connecting:
         Raises:
             NotConfigured: It is no pool of psycopg's.
         """
-        of_driver, of_store = _parted(options)
+        of_driver, of_store = _parted("from_pool", PoolOptions, options)
         if pool is None and of_store.get("outbox") is not None:
             raise NotConfigured("An outbox sends in the background, which needs a sync pool too.")
         return cls(driver_from_pool(pool, async_pool, **of_driver), **of_store)
@@ -165,6 +177,7 @@ class Connecting:
         from ..migrations import migrate
         from .local import start
 
+        _parted("local", PostgresOptions, options)
         conninfo = start(None if path is None else as_path(path, "path"))
         migrate(conninfo, schema=options.get("schema", "public"))
         return cls.from_postgres(conninfo, **options)

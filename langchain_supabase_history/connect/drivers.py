@@ -25,6 +25,8 @@ def driver_from_env(**options: Any) -> Driver[Any]:
         raise NotConfigured(missing.says, advice=f"{missing.fix} {_ALSO}")
     if given["SUPABASE_DB_URL"]:
         return driver_from_postgres(given["SUPABASE_DB_URL"], **options)
+    for name in ("jwt_secret", "jwks_url", "audience"):  # the Data API checks tokens itself
+        options.pop(name, None)
     return driver_from_supabase(given["SUPABASE_URL"], given["SUPABASE_KEY"], **options)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +77,28 @@ def test_secrets_are_looked_at_only_where_something_is_missing() -> None:
     unrelated = find_missing({}, {}, {"theme": {"base": "dark"}, "connections": {"snowflake": {"url": "x"}}})
     assert unrelated is not None
     assert "[" not in unrelated.says
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: HistoryStore.from_env(pool_sise=3), "from_env has no option 'pool_sise'. Did you mean pool_size?"),
+        (lambda: HistoryStore.from_supabase("https://x.supabase.co", "k", jwt_secret="s"), "no option 'jwt_secret'"),
+        (lambda: HistoryStore.from_client(object(), timeout=3), "no option 'timeout'. It has: count_tokens, deadline"),
+        (lambda: HistoryStore.from_postgres("postgresql://h", Schema="x"), "Did you mean schema?"),
+        (lambda: HistoryStore.from_pool(object(), pool_size=3), "from_pool has no option 'pool_size'"),
+        (lambda: HistoryStore.local("/nowhere", conninfo="x"), "local has no option 'conninfo'"),
+    ],
+)
+def test_an_option_that_is_none_is_named(make: Callable[[], object], says: str) -> None:
+    with pytest.raises(NotConfigured) as caught:
+        make()
+    assert says in str(caught.value)
+
+
+def test_what_is_for_psycopg_alone_is_not_used_over_the_data_api(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SUPABASE_DB_URL", raising=False)
+    monkeypatch.setenv("SUPABASE_URL", "https://abcdefghijklmnopqrst.supabase.co")
+    monkeypatch.setenv("SUPABASE_KEY", "sb_secret_" + "a" * 30)
+    with HistoryStore.from_env(jwt_secret="s" * 32, jwks_url=None, audience=None, pool_size=2) as store:
+        assert store.driver.transport == "data-api"

@@ -234,10 +234,10 @@ def test_a_search_of_one_user_is_answered_from_the_index(database: str, user: st
             reply = conn.execute(call, [query]).fetchone()
             assert reply is not None
             assert len(reply[0]["items"]) == number
-            row = conn.execute(f"explain (analyze, buffers, format json) {call}", [query]).fetchone()  # type: ignore[arg-type]
-            assert row is not None
-            plan = row[0][0]["Plan"]
-            read[query] = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+            # The least of three: the server's own work on the catalogue may make one read that again.
+            explain = f"explain (analyze, buffers, format json) {call}".encode()
+            plans = [conn.execute(explain, [query]).fetchall()[0][0][0]["Plan"] for _ in range(3)]
+            read[query] = min(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] for plan in plans)
         assert read["pear"] < read["nothing"] + 100, read
 
 

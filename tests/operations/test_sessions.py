@@ -261,6 +261,8 @@ insert into chat_history_messages (session_key, user_id, position, id, turn_id, 
 
 def fill(conninfo: str, n: int, messages: int) -> None:
     with psycopg.connect(conninfo, autocommit=True) as conn:
+        for table in ("sessions", "messages"):  # nobody changes what the planner knows behind the test's back
+            conn.execute(f"alter table chat_history_{table} set (autovacuum_enabled = off)".encode())
         conn.execute(FILL, {"n": n})
         conn.execute(MESSAGES, {"messages": messages})
 
@@ -273,11 +275,10 @@ def buffers(conn: psycopg.Connection[Any], call: str) -> int:
             if role:
                 conn.execute("select set_config('request.jwt.claims', %s, true)", [json.dumps({"sub": "grace"})])
                 conn.execute(f"set local role {role}".encode())
-            conn.execute(f"select {call}".encode())
-            row = conn.execute(f"explain (analyze, buffers, format json) select {call}".encode()).fetchone()
-        assert row is not None
-        plan = row[0][0]["Plan"]
-        read.append(int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]))
+            # The least of three: a first call, and one that meets another session's change, read the catalog too.
+            explain = f"explain (analyze, buffers, format json) select {call}".encode()
+            plans = [conn.execute(explain).fetchall()[0][0][0]["Plan"] for _ in range(3)]
+        read.append(min(int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]) for plan in plans))
     return max(read)
 
 

@@ -92,7 +92,8 @@ def test_a_window_reads_no_more_pages_of_a_long_session(filled: str, kind: str) 
             return int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])
 
         for _ in range(10):  # the first run plans, later ones may use a generic plan: both must read little
-            small, large, failed = pages("small"), pages("large"), pages("failed")
+            # The least of two: the server's own work on the catalogue may make one read that again.
+            small, large, failed = (min(pages(name), pages(name)) for name in ("small", "large", "failed"))
             # A deeper index costs a page or two for each of its walks, and there are at most ten of these.
             assert large <= 1.5 * small + 20, (small, large)
             assert failed <= 1.5 * small + 20, (small, failed)
@@ -113,7 +114,7 @@ def test_an_append_reads_no_more_pages_of_a_long_session(filled: str) -> None:
             return int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])
 
         for _ in range(10):
-            new, large = pages(f"append-{uuid.uuid4()}"), pages("large")
+            new, large = pages(f"append-{uuid.uuid4()}"), min(pages("large"), pages("large"))
             assert large <= new + 20, (new, large)
 
 
