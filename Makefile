@@ -66,8 +66,9 @@ lint: .cache/dev.stamp ## ruff, and that imports go downwards
 format: .cache/dev.stamp ## let ruff mend what it can
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
-types: .cache/dev.stamp ## mypy, strict
+types: .cache/dev.stamp ## mypy, strict, and that every public name has a type
 	$(BIN)/mypy
+	PATH="$(CURDIR)/$(BIN):$$PATH" pyright --verifytypes langchain_supabase_history --ignoreexternal
 
 schema: .cache/dev.stamp ## write sql/schema.sql as the migrations make it
 	$(BIN)/python -m scripts.schema

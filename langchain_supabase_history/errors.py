@@ -153,7 +153,7 @@ class NotSaved(HistoryError):
     def __init__(self, message: str, *, output: Any, messages: Sequence[BaseMessage], code: str | None = None) -> None:
         super().__init__(message, code=code)
         self.output = output
-        self.messages = list(messages)
+        self.messages: list[BaseMessage] = list(messages)
 
 
 class Transient(Exception):

@@ -19,7 +19,7 @@ from .errors import NotConfigured
 from .langchain.factory import LangChain
 from .langsmith.client import LangSmith
 from .langsmith.traces import TracedConversations
-from .operations.base import Operations
+from .operations.base import Executor, Operations
 from .operations.scope import OnError, Scope
 from .transfer.operations import Transfer
 
@@ -77,7 +77,7 @@ class HistoryStore(Connecting, LangChain, TracedConversations, Transfer):
                 "A HistoryStore is made by from_env, from_postgres, from_supabase, from_client or local.",
                 advice="For a connection string: HistoryStore.from_postgres(conninfo).",
             )
-        self.langsmith = LangSmith(langsmith_client)
+        self.langsmith: LangSmith = LangSmith(langsmith_client)
         Operations.__init__(
             self,
             driver,
@@ -95,7 +95,8 @@ class HistoryStore(Connecting, LangChain, TracedConversations, Transfer):
         if outbox is not None:  # last: what waits in it is sent from now on
             from .outbox.outbox import Outbox
 
-            self.executor = self._outbox = Outbox(outbox, driver, self.scope.report)
+            self._outbox = Outbox(outbox, driver, self.scope.report)
+            self.executor: Executor = self._outbox
 
     # --- outbox
 

@@ -124,8 +124,13 @@ def _scripted(prompt: Any) -> AIMessage:
     return AIMessage(f"Your name is {name[1]}, and you live in {place[1]}.")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Talk as one of the demo's processes."""
     try:
         _talk(*sys.argv[1:])
     except HistoryError as error:
         sys.exit(f"Error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -312,5 +312,5 @@ def outbox(place: Place, path: Path, flush: bool, as_json: bool) -> None:
     sys.exit(1 if found else 0)
 
 
-for command in (*COMMANDS, export, import_):
-    main.add_command(command)
+for _command in (*COMMANDS, export, import_):
+    main.add_command(_command)

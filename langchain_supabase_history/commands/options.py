@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,6 +15,8 @@ from ..errors import HistoryError, NotConfigured
 
 if TYPE_CHECKING:
     from ..store import HistoryStore
+
+F = TypeVar("F", bound="Callable[..., Any] | click.Command")
 
 
 class Group(click.Group):
@@ -37,7 +39,7 @@ class Command(click.Command):
 
     def __init__(self, *args: Any, examples: str = "", **options: Any) -> None:
         super().__init__(*args, **options)
-        self.examples = [line.strip() for line in examples.strip().splitlines()]
+        self.examples: list[str] = [line.strip() for line in examples.strip().splitlines()]
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples, then what the command does."""
@@ -48,11 +50,13 @@ class Command(click.Command):
         super().format_help_text(ctx, formatter)
 
 
-schema = click.option("--schema", default="public", show_default=True, help="The schema of the tables.")
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-yes = click.option("--yes", is_flag=True, help="Do it without asking.")
-dry_run = click.option("--dry-run", is_flag=True, help="Change nothing, and say what would be done.")
-all_users = click.option("--all-users", is_flag=True, help="Everybody's conversations.")
+schema: Callable[[F], F] = click.option(
+    "--schema", default="public", show_default=True, help="The schema of the tables."
+)
+as_json: Callable[[F], F] = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+yes: Callable[[F], F] = click.option("--yes", is_flag=True, help="Do it without asking.")
+dry_run: Callable[[F], F] = click.option("--dry-run", is_flag=True, help="Change nothing, and say what would be done.")
+all_users: Callable[[F], F] = click.option("--all-users", is_flag=True, help="Everybody's conversations.")
 
 
 @dataclass(frozen=True)
@@ -132,8 +136,10 @@ def with_store(command: Callable[..., None]) -> Callable[..., None]:
 # --- times
 
 TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
-since = click.option("--since", type=TIME, metavar="TIME", help="From this day (or time) on, in UTC.")
-until = click.option("--until", type=TIME, metavar="TIME", help="Up to, but without, this day (or time), in UTC.")
+since: Callable[[F], F] = click.option("--since", type=TIME, metavar="TIME", help="From this day (or time) on, in UTC.")
+until: Callable[[F], F] = click.option(
+    "--until", type=TIME, metavar="TIME", help="Up to, but without, this day (or time), in UTC."
+)
 
 
 def utc(at: datetime | None) -> datetime | None:

@@ -23,7 +23,7 @@ from langchain_core.messages.base import BaseMessageChunk
 from ..errors import InvalidMessage
 from .values import TAG, Unencodable, cache_by_class, decode, encode, is_plain, loads, to_json
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES: Final = 16 * 2**20
 _UNENCODABLE: Final = "unencodable"

@@ -51,7 +51,8 @@ class Unencodable(Exception):
     """
 
     def __init__(self, path: str, reason: str) -> None:
-        self.path, self.reason = path, reason
+        self.path: str = path
+        self.reason: str = reason
 
 
 def cache_by_class(function: Callable[[type], R]) -> Callable[[type], R]:

@@ -6,6 +6,7 @@ import atexit
 import os
 import sys
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
@@ -23,7 +24,7 @@ class Closable(Protocol):
 _drivers: Final[weakref.WeakSet[Closable]] = weakref.WeakSet()
 _inherited: Final[list[dict[str, Any]]] = []  # kept alive in a child: nothing of the parent's is closed by its end
 
-is_ending = sys.is_finalizing
+is_ending: Callable[[], bool] = sys.is_finalizing
 """Whether the interpreter is being torn down: threads are gone, so nothing may be waited for any more."""
 
 

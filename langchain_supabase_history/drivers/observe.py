@@ -26,9 +26,9 @@ class Meter:
     __slots__ = ("received", "sent", "tries")
 
     def __init__(self) -> None:
-        self.tries = 0
-        self.sent = 0
-        self.received = 0
+        self.tries: int = 0
+        self.sent: int = 0
+        self.received: int = 0
 
 
 @contextmanager

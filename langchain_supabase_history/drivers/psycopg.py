@@ -84,7 +84,7 @@ class _AsyncPool:
 
     def __init__(self) -> None:
         self.pool: psycopg_pool.AsyncConnectionPool[_AsyncConnection] | None = None
-        self.opening = asyncio.Lock()
+        self.opening: asyncio.Lock = asyncio.Lock()
         self.opened: weakref.WeakSet[_AsyncConnection] = weakref.WeakSet()
         self.closing: set[asyncio.Future[None]] = set()  # pools that were given up
 

@@ -85,7 +85,7 @@ class SupabaseChatMessageHistory(BaseChatMessageHistory):
         keep: bool = False,
     ) -> None:
         super().__init__()
-        self.session_id = check_id(session_id)
+        self.session_id: str = check_id(session_id)
         store = shared_store() if store is None else store
         store = store if user_id is None else store.for_user(user_id)
         self._store = store if window is None else store.with_window(window)

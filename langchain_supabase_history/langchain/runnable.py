@@ -80,10 +80,10 @@ class RunnableWithHistory(Runnable[Any, Any]):
         self.input_messages_key = input_messages_key
         self.output_messages_key = output_messages_key
         self.history_messages_key = history_messages_key
-        self.keys = Keys(
+        self.keys: Keys = Keys(
             input_messages_key, output_messages_key, history_messages_key, session_key, document_content, answer
         )
-        self.name = "RunnableWithHistory"
+        self.name: str | None = "RunnableWithHistory"
 
     @property
     def config_specs(self) -> list[ConfigurableFieldSpec]:

@@ -58,12 +58,12 @@ class OpenTurn:
         self, keys: Keys, store: Operations, graph: Any | None = None, config: RunnableConfig | None = None
     ) -> None:
         self.keys = keys
-        self.store = store
+        self.store: Operations = store
         self.graph = graph
-        self.phase = Phase.NEW
-        self.output = Output(keys, is_graph=graph is not None)
-        self.session_id = ""
-        self.progress = Progress(audit=TurnAudit(content=keys.document_content))
+        self.phase: Phase = Phase.NEW
+        self.output: Output = Output(keys, is_graph=graph is not None)
+        self.session_id: str = ""
+        self.progress: Progress = Progress(audit=TurnAudit(content=keys.document_content))
         self.question: list[BaseMessage] = []
         self.messages: list[BaseMessage] = []  # what will be stored of it
         self._ambient = dict((var_child_runnable_config.get() or {}).get("configurable") or {})

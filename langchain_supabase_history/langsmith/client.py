@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from langsmith.schemas import Feedback as SentFeedback
     from langsmith.types.run import Run
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 _CONNECT_MS: Final = 2000
 _READ_MS: Final = 5000

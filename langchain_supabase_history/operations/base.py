@@ -53,8 +53,8 @@ class Operations(MadeInWorker):
     """
 
     def __init__(self, executor: Executor, scope: Scope) -> None:
-        self.executor = executor
-        self.scope = scope
+        self.executor: Executor = executor
+        self.scope: Scope = scope
 
     def execute(self, call: Call[R]) -> R:
         """Execute one call, as whom this scope says."""

@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from langchain_core.messages import BaseMessage
 
@@ -15,7 +15,7 @@ from ..core.messages import MAX_MESSAGE_BYTES
 from ..errors import HistoryError, InvalidInput, InvalidMessage
 from ..records import Window
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 OnError = Callable[[HistoryError, Sequence[BaseMessage]], None]
 

@@ -51,19 +51,21 @@ class Operation:
     """
 
     def __init__(self, call: Call[Any], given: Identity | None, identity: Identity | None, subject: str) -> None:
-        self.given, self.identity, self.subject = given, identity, subject
+        self.given: Identity | None = given
+        self.identity: Identity | None = identity
+        self.subject: str = subject
         self.epoch: int | None = None
 
         def parse(raw: Any) -> Any:
             self.epoch = raw["epoch"]
             return call.parse(raw)
 
-        self.call = replace(call, parse=parse) if call.function in (APPEND, CLEAR) else call
+        self.call: Call[Any] = replace(call, parse=parse) if call.function in (APPEND, CLEAR) else call
         self.user_id = call.args.get("user_id") or ""
         self.key: Key = (self.subject or self.user_id, call.args.get("session_id") or "")
-        self.is_append = call.function == APPEND
+        self.is_append: bool = call.function == APPEND
         self.erased_user = self.user_id if call.function == DELETE_USER else None
-        self.hold = begun(Hold()) if call.function in (CLEAR, DELETE_SESSION) else None
+        self.hold: Hold | None = begun(Hold()) if call.function in (CLEAR, DELETE_SESSION) else None
         self.upto = 0
         self.kept = False
         self.tried: HistoryError | None = None

@@ -32,7 +32,7 @@ from .file import messages_of, packed
 from .operation import Blocked, Operation, Sent, outcome_of, without_traceback
 from .sending import Sender
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 T = TypeVar("T")
 
 EPOCHS: Final = 10_000  # sessions whose epoch is remembered

@@ -21,6 +21,8 @@ from .file import Waiting, listed, open_file
 from .operation import Blocked, Key, Sent
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..drivers.base import Driver
 
 FIRST_PAUSE: Final = 1.0  # seconds until the background tries again, doubled up to the longest
@@ -44,16 +46,16 @@ class Queue:
         driver: Driver[Any],
         report: Callable[[HistoryError, list[BaseMessage]], None],
     ) -> None:
-        self.path = as_path(path, "outbox")
+        self.path: Path = as_path(path, "outbox")
         self.driver = driver
         self.report = report
-        self.pid = os.getpid()
-        self.lock = threading.Lock()  # of all below; never held while something is sent or reported
+        self.pid: int = os.getpid()
+        self.lock: threading.Lock = threading.Lock()  # of all below; never held while something is sent or reported
         self.db: sqlite3.Connection | None = None
-        self.end = threading.Event()
+        self.end: threading.Event = threading.Event()
         self.thread: threading.Thread | None = None
-        self.patience = driver.deadline + 1  # seconds in which a try has come to its end
-        self.pause = FIRST_PAUSE
+        self.patience: float = driver.deadline + 1  # seconds in which a try has come to its end
+        self.pause: float = FIRST_PAUSE
         self.sessions: set[Key] = set()  # every session with something waiting, and maybe some with nothing any more
         self.deliveries: dict[Key, Future[Sent]] = {}
         self.blocked: dict[Key, Blocked] = {}

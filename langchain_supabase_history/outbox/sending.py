@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import threading
 import time
 import weakref
@@ -21,7 +22,7 @@ from .file import messages_of, unpacked
 from .operation import Asking, Blocked, Hold, Key, Sent, begun, without_traceback
 from .queue import Queue
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 LONGEST_PAUSE: Final = 30.0
 AWAY: Final = 3  # so many sessions in a row that were Unavailable: it is the database, not they
@@ -179,7 +180,7 @@ class Sender(Queue):
                     self.thread = None  # under the lock: what is kept from here on starts another
                 return False
         except Exception as error:
-            self.pause = min(self.pause * 2, LONGEST_PAUSE)
+            self.pause: float = min(self.pause * 2, LONGEST_PAUSE)
             if not self.end.is_set():
                 logger.warning("the outbox could not be sent, and is tried again: %s", type(error).__name__)
             return True
@@ -194,7 +195,8 @@ class Sender(Queue):
             deliveries = list(self.deliveries.values())
         wait(deliveries, self.patience)
         with self.lock:
-            db, self.db = self.db, None
+            db = self.db
+            self.db: sqlite3.Connection | None = None
             self.blocked.clear()
             if db is not None:
                 db.close()

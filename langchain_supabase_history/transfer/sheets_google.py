@@ -148,7 +148,7 @@ class Spreadsheet:
     def __init__(self, client: Client, key: str, email: str, *, created: bool) -> None:
         self._client, self._key, self._email = client, key, email
         self.created = created
-        self.url = f"https://docs.google.com/spreadsheets/d/{key}"
+        self.url: str = f"https://docs.google.com/spreadsheets/d/{key}"
 
     def patiently(self, do: Callable[[], R]) -> R:
         """Do something that may be done again, until Google is not busy any more.

@@ -53,7 +53,7 @@ class Flattener:
     """Turns parts into the rows of a table."""
 
     def __init__(self, rows: Rows) -> None:
-        self.columns = MESSAGE_COLUMNS if rows == "messages" else CONVERSATION_COLUMNS
+        self.columns: dict[str, str] = MESSAGE_COLUMNS if rows == "messages" else CONVERSATION_COLUMNS
         self._take = self._message if rows == "messages" else self._conversation
         self._session: Part = {}
         self._turns: dict[str, str] = {}
