@@ -9,7 +9,7 @@ LANGCHAIN_JS_VERSION := 1.1.29
 LANGCHAIN_JS_CORE_VERSION := 1.4.0
 PG_JS_VERSION := 8.23.1
 
-.PHONY: help demo test soak lint types format bench lite schema release-schema wheel clean
+.PHONY: help demo app test soak lint types format bench lite schema release-schema wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -20,6 +20,10 @@ $(BIN)/python:
 
 .cache/demo.stamp: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[local]'
+	@mkdir -p .cache && touch $@
+
+.cache/app.stamp: pyproject.toml examples/streamlit_app/requirements.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[local,streamlit]' -r examples/streamlit_app/requirements.txt
 	@mkdir -p .cache && touch $@
 
 .cache/dev.stamp: pyproject.toml | $(BIN)/python
@@ -53,6 +57,9 @@ lite: .cache/lite.stamp ## install the Data API server that the tests use
 
 demo: .cache/demo.stamp ## a conversation that survives the process being killed
 	@$(BIN)/langchain-supabase-history demo
+
+app: .cache/app.stamp ## the chat application, in a browser
+	cd examples/streamlit_app && $(CURDIR)/$(BIN)/streamlit run app.py $(ARGS)
 
 test: .cache/dev.stamp .cache/lite.stamp .cache/langchain-js.stamp .cache/postgres.stamp ## the test suite; arguments: make test ARGS="-k contract"
 	$(BIN)/python -m pytest -m "not soak" $(ARGS)

@@ -36,7 +36,7 @@ FLOORS: Final = (
     ("langchain",),
     ("langsmith", "transfer"),
     ("store",),
-    ("adapters", "doctor", "testing"),
+    ("adapters", "doctor", "streamlit", "testing"),
     ("commands",),
 )
 MOST_LINES: Final = 400
