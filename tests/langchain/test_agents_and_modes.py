@@ -22,7 +22,7 @@ from langchain.agents.middleware import (
     ToolCallLimitMiddleware,
 )
 from langchain.agents.structured_output import ToolStrategy
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
@@ -45,6 +45,7 @@ from tests.langchain.test_agent_turns import (
     statuses,
     stored,
 )
+from tests.validator import assert_accepted
 
 TURNS = 3
 FEW_RUNS = ["invoke", "ainvoke", "invoke-v2", "stream-default", "stream-messages", "stream-several", "astream-v2"]
@@ -164,7 +165,7 @@ def test_three_turns_as_memory_holds_them(postgres_store: HistoryStore, session:
     ]
     assert sum(type == "human" for type, _ in loaded) == TURNS
     assert statuses(postgres_store, session) == ["completed"] * TURNS
-    assert_valid(postgres_store.load(session))
+    assert_accepted(postgres_store.load(session))
 
 
 @pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream-several-subgraphs", "astream-v2"])
@@ -175,20 +176,6 @@ def test_the_same_over_the_data_api(data_api_store: HistoryStore, session: str, 
     for n in range(TURNS):
         RUNS[way](bot, asked(n), config_of(session, thread_id=session))
     assert said(data_api_store.load(session)) == in_memory(kind)
-
-
-def assert_valid(messages: Sequence[BaseMessage]) -> None:
-    """Each call has its result and each result its call, and each message of the model's says or calls something."""
-    open_calls: list[str | None] = []
-    for message in messages:
-        if isinstance(message, ToolMessage):
-            open_calls.remove(message.tool_call_id)
-            continue
-        assert not open_calls
-        if isinstance(message, AIMessage):
-            assert message.content or message.tool_calls
-            open_calls = [call["id"] for call in message.tool_calls]
-    assert not open_calls
 
 
 @pytest.mark.parametrize("way", FEW_RUNS)
@@ -212,7 +199,7 @@ def test_a_turn_that_fails_between_two_that_do_not(
     assert statuses(postgres_store, session) == ["completed", "failed", "completed"]
     loaded = said(postgres_store.load(session))
     assert not any("Question 1" in text for _, text in loaded)
-    assert_valid(postgres_store.load(session))
+    assert_accepted(postgres_store.load(session))
     kept = [text for text in stored(postgres_store, session) if "I call" in text]
     if name not in ("summarizing", "pruning", "withholding", "as-a-node"):  # a node's own steps are not the graph's
         assert len(kept) == TURNS, "the call of the turn that failed is kept with it"
@@ -240,7 +227,7 @@ def test_a_person_decides_in_each_turn(postgres_store: HistoryStore, session: st
     loaded = postgres_store.load(session)
     assert [m.type for m in loaded] == ["human", "ai", "tool", "ai"] * TURNS
     assert said(loaded) == said(paying.get_state(config).values["messages"])
-    assert_valid(loaded)
+    assert_accepted(loaded)
 
 
 def cut_after(bot: Any, config: Any, chunks: int, kwargs: dict[str, Any], *, is_async: bool) -> list[Any] | None:
@@ -277,7 +264,7 @@ def cut_everywhere(store: HistoryStore, session: str, name: str, mode: str, *, i
         bot = store.with_history(kind.make(model(*kind.answers()[:2])))
         shown = cut_after(bot, config, chunks, STREAMS[mode], is_async=is_async)
         loaded = store.load(cut)
-        assert_valid(loaded)
+        assert_accepted(loaded)
         assert [type for type, _ in said(loaded)[:3]] == ["human", "ai", "human"]
         if shown is None:
             assert statuses(store, cut)[1:] == ["completed"]

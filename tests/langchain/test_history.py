@@ -242,6 +242,7 @@ def test_what_is_read_is_the_callers_to_change(store: HistoryStore, session: str
     assert texts(history.messages) == ["question", "answer"]
 
 
+@pytest.mark.refused("the_first_message_is_the_users")  # a greeting of the application's own
 @pytest.mark.parametrize(
     "make", [HistoryStore.get_session_history, lambda s, name: SupabaseChatMessageHistory(name, s)]
 )
