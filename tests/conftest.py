@@ -40,6 +40,13 @@ def postgres(version: int) -> Iterator[servers.Postgres]:
         yield server
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests end when they have hung, not when the machine is slow."""
+    for item in items:
+        if item.get_closest_marker("soak") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(1800))
+
+
 @pytest.fixture(scope="session")
 def pg() -> Iterator[servers.Postgres]:
     """A PostgreSQL with Supabase's roles, listening on TCP: the embedded 18, or what POSTGRES_VERSION says."""

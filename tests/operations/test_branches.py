@@ -433,8 +433,8 @@ def test_branches_are_what_a_model_says(postgres_store: HistoryStore) -> None:
 
 @pytest.mark.soak
 def test_branches_are_what_a_model_says_for_long(postgres_store: HistoryStore, data_api_store: HistoryStore) -> None:
-    check_machine(postgres_store, 300, 50)
-    check_machine(data_api_store, 50, 40)
+    check_machine(postgres_store, 150, 50)
+    check_machine(data_api_store, 25, 40)
 
 
 # --- against each other
