@@ -9,6 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .core.analytics import (
+        Activity as Activity,
+        Analytics as Analytics,
+        DocumentUse as DocumentUse,
+        FeedbackSummary as FeedbackSummary,
+    )
     from .errors import (
         Conflict as Conflict,
         Forbidden as Forbidden,
@@ -48,6 +54,7 @@ if TYPE_CHECKING:
     from .store import HistoryStore as HistoryStore
 
 _MODULES = {
+    "core.analytics": "Activity Analytics DocumentUse FeedbackSummary",
     "langchain.audit": "TurnAudit",
     "errors": "Conflict Forbidden HistoryError InvalidInput InvalidMessage InvalidSession NotConfigured NotFound "
     "NotInstalled NotSaved OutboxFailed StatementTimeout StoreClosed Unavailable",

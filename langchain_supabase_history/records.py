@@ -146,8 +146,8 @@ class Usage:
         model: The model that answered; None also for turns of an unknown one.
         day: In UTC.
         turns: How many, failed ones included.
-        unmeasured_turns: How many of them told no tokens; the sums are without them.
-        total_cost: US dollars, the sum of LangSmith's own figures; None where it has told none.
+        unmeasured_turns: How many of them have no known tokens; the sums are without them.
+        total_cost: US dollars, the sum of LangSmith's own figures; None where none is known.
     """
 
     turns: int

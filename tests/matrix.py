@@ -438,6 +438,8 @@ def _value(function: str, name: str, kind: str, victim: Victim, user_id: str | N
         "turn": {"id": victim.turn_id, "status": "failed", "question": []},
         "costs": [{**about_turn, "total_cost": 1}],
         "group_by": ["session"],
+        "time_zone": "UTC",
+        "max_documents": 20,
         "types": ["human"],
         "data": [{"content": "slipped in"}],
         "tokens": [1],

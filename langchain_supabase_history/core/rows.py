@@ -10,7 +10,17 @@ from typing import Any, TypeVar
 
 from langchain_core.messages import BaseMessage
 
-from ..records import Alternative, Feedback, Loaded, Page, SearchHit, Session, StoredMessage, Turn, Usage
+from ..records import (
+    Alternative,
+    Feedback,
+    Loaded,
+    Page,
+    SearchHit,
+    Session,
+    StoredMessage,
+    Turn,
+    Usage,
+)
 from . import messages as codec, values
 from .arguments import TURN_JSON, keyset_cursor
 from .repair import without_unanswered_calls
@@ -23,7 +33,7 @@ def read_time(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text)
 
 
-def _fields_of(cls: type[Any], row: dict[str, Any]) -> dict[str, Any]:
+def fields_of(cls: type[Any], row: dict[str, Any]) -> dict[str, Any]:
     """The entries of a row that the record has; a newer schema may give more."""
     names = {f.name for f in fields(cls)}
     return {name: value for name, value in row.items() if name in names}
@@ -32,7 +42,7 @@ def _fields_of(cls: type[Any], row: dict[str, Any]) -> dict[str, Any]:
 def read_session(row: dict[str, Any]) -> Session:
     """A session's row."""
     times = {name: read_time(row.get(name)) for name in ("created_at", "updated_at", "deleted_at")}
-    return Session(**_fields_of(Session, {**row, **times, "metadata": values.decode(row["metadata"] or {})}))
+    return Session(**fields_of(Session, {**row, **times, "metadata": values.decode(row["metadata"] or {})}))
 
 
 def read_turn(row: dict[str, Any]) -> Turn:
@@ -43,7 +53,7 @@ def read_turn(row: dict[str, Any]) -> Turn:
     read = {**times, **jsons, "id": uuid.UUID(row["id"]), "metadata": jsons["metadata"] or {}, "question": question}
     if row["total_cost"] is not None:
         read["total_cost"] = float(row["total_cost"])
-    return Turn(**_fields_of(Turn, row | read))
+    return Turn(**fields_of(Turn, row | read))
 
 
 def read_message(row: dict[str, Any], message: BaseMessage | None = None) -> StoredMessage:
@@ -81,7 +91,7 @@ def read_alternative(row: dict[str, Any]) -> Alternative:
     follows = None if row["follows"] is None else uuid.UUID(row["follows"])
     created_at = datetime.fromisoformat(row["created_at"])
     read = {"id": uuid.UUID(row["id"]), "created_at": created_at, "follows": follows}
-    return Alternative(**_fields_of(Alternative, row | read))
+    return Alternative(**fields_of(Alternative, row | read))
 
 
 def read_feedback(row: dict[str, Any]) -> Feedback:
@@ -106,7 +116,7 @@ def read_usage(row: dict[str, Any]) -> Usage:
     """A row of usage."""
     day = None if row["day"] is None else date.fromisoformat(row["day"])
     cost = None if row["total_cost"] is None else float(row["total_cost"])
-    return Usage(**{**_fields_of(Usage, row), "day": day, "total_cost": cost})
+    return Usage(**{**fields_of(Usage, row), "day": day, "total_cost": cost})
 
 
 def read_keyset_page(item: Callable[[dict[str, Any]], R], order: str) -> Callable[[Any], Page[R]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .analytics import AnalyticsOperations
 from .branches import Branches
 from .feedback import FeedbackOperations
 from .handover import Handover
@@ -15,6 +16,16 @@ from .usage import UsageOperations
 
 
 class Conversations(
-    Messages, Turns, Sessions, Search, Branches, Handover, Sharing, UsageOperations, FeedbackOperations, Retention
+    Messages,
+    Turns,
+    Sessions,
+    Search,
+    Branches,
+    Handover,
+    Sharing,
+    UsageOperations,
+    AnalyticsOperations,
+    FeedbackOperations,
+    Retention,
 ):
     """Conversations in a database, whatever way it is reached."""

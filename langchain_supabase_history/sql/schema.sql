@@ -154,6 +154,66 @@ begin
 end
 $_$;
 
+CREATE FUNCTION public.chat_history_analytics(since timestamp with time zone DEFAULT NULL::timestamp with time zone, until timestamp with time zone DEFAULT NULL::timestamp with time zone, time_zone text DEFAULT NULL::text, max_documents integer DEFAULT NULL::integer, user_id text DEFAULT NULL::text) RETURNS json
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    SET statement_timeout TO '60s'
+    SET plan_cache_mode TO 'force_custom_plan'
+    AS $$
+#variable_conflict use_column
+declare
+  owner constant text := chat_history_owner(chat_history_analytics.user_id);
+  whose constant text := case when chat_history_analytics.user_id is not null or chat_history_user() is not null then owner end;
+  zone constant text := coalesce(nullif(time_zone, ''), 'UTC');
+  most constant integer := coalesce(max_documents, 20);
+  newest timestamptz;
+begin
+  if not exists (select from pg_timezone_names z where z.name = zone) then
+    raise exception 'there is no time zone of this name' using errcode = 'PT400';
+  elsif most not between 0 and 1000 then
+    raise exception 'max_documents is 0 to 1000' using errcode = 'PT400';
+  end if;
+  newest := (
+    select coalesce(t.started_at, t.created_at) from chat_history_turns t
+      where not t.copied and (whose is null or t.user_id = whose)
+        and (since is null or coalesce(t.started_at, t.created_at) >= since)
+        and (until is null or coalesce(t.started_at, t.created_at) < until)
+      order by 1 desc offset 49999 limit 1);
+  return json_build_object(
+    'groups', (
+      select coalesce(json_agg(g), '[]') from (
+        select case when grouping(t.day) = 0 then 'day' when grouping(t.model) = 0 then 'model' else 'total' end as kind,
+            t.day, t.model, count(*) as turns, count(*) filter (where t.status = 'failed') as failed_turns,
+            count(*) filter (where t.status = 'interrupted') as interrupted_turns,
+            count(*) filter (where t.total_tokens is null) as unmeasured_turns,
+            count(distinct t.session_key) as sessions, count(distinct nullif(t.user_id, '') collate "C") as users,
+            sum(t.input_tokens) as input_tokens, sum(t.output_tokens) as output_tokens,
+            sum(t.total_tokens) as total_tokens, sum(t.total_cost) as total_cost,
+            percentile_cont(array[0.5, 0.95]) within group (order by t.seconds) as seconds,
+            percentile_cont(array[0.5, 0.95]) within group (order by t.first_token) as first_token_seconds
+          from (
+            select s.*, (coalesce(s.started_at, s.created_at) at time zone zone)::date as day,
+                case s.status when 'completed' then date_part('epoch', s.ended_at - s.started_at) end as seconds,
+                case json_typeof(m.first_token) when 'number' then m.first_token::text::float8 end as first_token
+              from chat_history_turns s cross join lateral (
+                select case s.status when 'completed' then s.metadata -> 'first_token_seconds' end as first_token) m
+              where not s.copied and (whose is null or s.user_id = whose)
+                and (since is null or coalesce(s.started_at, s.created_at) >= since)
+                and (until is null or coalesce(s.started_at, s.created_at) < until)) t
+          group by grouping sets ((), (t.day), (t.model))
+          order by kind desc, t.day, turns desc, t.model) g),
+    'feedback', (
+      select coalesce(json_agg(f), '[]') from (
+        select f.key, count(*) as given, avg(f.score) as average_score, count(f.comment) as comments
+          from chat_history_feedback f
+          where (whose is null or f.user_id = whose)
+            and (since is null or f.created_at >= since) and (until is null or f.created_at < until)
+          group by f.key order by given desc, f.key) f),
+    'documents', chat_history_used_documents(whose, greatest(since, newest), until, most),
+    'documents_since', newest);
+end
+$$;
+
 CREATE FUNCTION public.chat_history_append(session_id text, ids uuid[] DEFAULT '{}'::uuid[], types text[] DEFAULT '{}'::text[], data json[] DEFAULT '{}'::json[], tokens integer[] DEFAULT NULL::integer[], turn json DEFAULT NULL::json, user_id text DEFAULT NULL::text, epoch integer DEFAULT NULL::integer, replace boolean DEFAULT NULL::boolean, replay boolean DEFAULT NULL::boolean, whole boolean DEFAULT NULL::boolean) RETURNS json
     LANGUAGE plpgsql
     SET search_path TO 'public', 'pg_temp'
@@ -3346,6 +3406,25 @@ begin
         group by 1, 2, 3, 4 order by 4, 2, 1, 3) u);
 end
 $$;
+
+CREATE FUNCTION public.chat_history_used_documents(text, timestamp with time zone, timestamp with time zone, integer) RETURNS json
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    SET plan_cache_mode TO 'force_custom_plan'
+    AS $_$
+begin
+  return (
+    select coalesce(json_agg(u), '[]') from (
+      select d.source, count(*) as turns
+        from chat_history_turns t cross join lateral (
+          select distinct coalesce(nullif(e.document ->> 'source', ''), nullif(e.document ->> 'id', '')) as source
+            from json_array_elements(case json_typeof(t.documents) when 'array' then t.documents end) e (document)) d
+        where not t.copied and ($1 is null or t.user_id = $1) and d.source is not null
+          and ($2 is null or coalesce(t.started_at, t.created_at) >= $2)
+          and ($3 is null or coalesce(t.started_at, t.created_at) < $3)
+        group by d.source order by turns desc, d.source limit $4) u);
+end
+$_$;
 
 CREATE FUNCTION public.chat_history_user() RETURNS text
     LANGUAGE plpgsql STABLE PARALLEL SAFE

@@ -239,6 +239,8 @@ BAD_BY_NAME: dict[str, list[Any]] = {
     "client": ["x", 7, object(), [], {}, Hostile(), type],
     "epoch": NO_INT,
     "limit": [0, 1001, *NO_INT],
+    "documents": [1001, *NO_INT],
+    "time_zone": ["", "Mars/Olympus", "UTC; drop table x", "\x00", "x" * 101, 7, None, b"UTC", [], object(), Hostile()],
     "batch": [0, 10_001, *NO_INT],
     "keep_messages": [0, *NO_INT],
     "pool_size": [0, *NO_INT],
