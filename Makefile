@@ -9,7 +9,7 @@ LANGCHAIN_JS_VERSION := 1.1.29
 LANGCHAIN_JS_CORE_VERSION := 1.4.0
 PG_JS_VERSION := 8.23.1
 
-.PHONY: help demo app test soak lint types format bench lite schema release-schema wheel clean
+.PHONY: help demo app test soak lint types format docs bench lite schema release-schema wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -53,6 +53,10 @@ $(BIN)/python:
 	  @langchain/core@$(LANGCHAIN_JS_CORE_VERSION) pg@$(PG_JS_VERSION)
 	@touch $@
 
+.cache/docs.stamp: pyproject.toml .cache/dev.stamp
+	$(BIN)/python -m pip install --quiet --group docs
+	@touch $@
+
 lite: .cache/lite.stamp ## install the Data API server that the tests use
 
 demo: .cache/demo.stamp ## a conversation that survives the process being killed
@@ -70,12 +74,16 @@ soak: .cache/dev.stamp .cache/lite.stamp ## the long fault and load tests, and t
 lint: .cache/dev.stamp ## ruff, and that imports go downwards
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
 
-format: .cache/dev.stamp ## let ruff mend what it can
+format: .cache/dev.stamp ## let ruff fix what it can
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 types: .cache/dev.stamp ## mypy, strict, and that every public name has a type
 	$(BIN)/mypy
 	PATH="$(CURDIR)/$(BIN):$$PATH" pyright --verifytypes langchain_supabase_history --ignoreexternal
+
+docs: .cache/docs.stamp ## the documentation as a site in .cache/site; a broken link or an undocumented name fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo ".cache/site/index.html, or with its search: $(BIN)/python -m mkdocs serve"
 
 schema: .cache/dev.stamp ## write sql/schema.sql as the migrations make it
 	$(BIN)/python -m scripts.schema

@@ -284,6 +284,9 @@ def migrate(
         shares: Also let a public key without a user read what is shared, by its token.
         conversations: Also make a view of this name for an application that reads and writes a table `conversations`.
 
+    Returns:
+        The migrations that were applied now; none where the schema was up to date.
+
     Raises:
         Conflict: A table of this name exists that this library did not make, or a migration was applied in another
             form.

@@ -22,13 +22,19 @@ class Session:
     """A conversation, without its messages.
 
     Attributes:
+        session_id: Its name, one of its kind among the user's sessions.
         user_id: Its owner; None for a session of the application itself.
         title: As `update_session` set it, else the first question, shortened; None where there is neither.
+        metadata: The application's own, as `update_session` set it.
+        created_at: When it was first written to.
         updated_at: When it was last written to. Titles, tags and the like do not count.
         message_count: Of the messages that are not cleared.
         last_position: Of the newest message.
-        epoch: Raised when messages are cleared or the session is deleted.
-        revision: Raised by every change but an append.
+        epoch: A number that rises when messages are cleared, deleted or taken out, so that a late write is recognised.
+        revision: A number that rises with every change but an append, so that a reader knows when to read again.
+        tags: Labels, in the order in which they were given.
+        pinned: For the application to sort by.
+        archived: Whether lists leave it out unless they are asked for it.
         turn_count: Of the turns that are not cleared, failed ones included.
         total_tokens: What these turns used; None where it is not known of any.
         excerpt: The text of the last message that has one, shortened.
@@ -64,6 +70,9 @@ class StoredMessage:
         id: Its row id, minted before the first try. Not LangChain's `message.id`, which identifies no row.
         position: Its place in the conversation, counted from 1. Where messages were taken out, later ones get their
             positions.
+        created_at: When it was stored.
+        turn_id: The turn that it belongs to.
+        message: The message, as it was given.
     """
 
     id: UUID
@@ -80,14 +89,25 @@ class Turn:
     Given to `append`, only what is known need be set; read back, the rest is None.
 
     Attributes:
-        trace_id: Of the LangSmith trace, `run_id` of its root run, `project` the project's name.
-        started_at: With `ended_at`, when the turn ran.
-        input_tokens: Sum over the turn's model runs; so for `output_tokens` and `total_tokens`.
+        id: Its row id.
+        status: `running`, `completed`, `failed` or `interrupted`.
+        trace_id: The id of its LangSmith trace.
+        run_id: The id of the trace's root run.
+        project: The name of the LangSmith project.
+        started_at: When it began.
+        ended_at: When it ended.
+        model: The model whose words the answer is.
+        input_tokens: The sum over the turn's model runs.
+        output_tokens: The sum over the turn's model runs.
+        total_tokens: The sum over the turn's model runs.
         token_details: Cache and reasoning tokens, where the provider gives them.
-        documents: What retrievers returned; see `audit.py` for this, `token_details` and `metadata`.
-        total_cost: US dollars, as LangSmith has reckoned it; never an estimate of ours.
-        question: Of a turn that has begun and not ended: what was asked. Later it is among the messages.
+        documents: What retrievers returned: id, source, score, retriever and an excerpt of each document.
+        error: Of a failed turn: the class and the text of the exception.
+        metadata: The application's own, and what was observed of retrievers and tools.
         ordinal: Its place among the session's turns; set by the database.
+        created_at: When it was stored.
+        total_cost: US dollars, as LangSmith computed it; never an estimate of ours.
+        question: Of a turn that has begun and not ended: what was asked. Later it is among the messages.
     """
 
     id: UUID
@@ -116,12 +136,17 @@ class Feedback:
     """What somebody thought of a turn, or of one message of it. On each there is one of a key; given again, it changes.
 
     Attributes:
+        id: Its row id.
+        turn_id: The turn that it is on, or whose message it is on.
         message_id: The row id of the message it is on; None where it is on the turn.
         key: What is judged: `"helpful"`, say.
         score: A number, or None.
         value: What is no number: a choice or a label, say.
-        sent_at: When LangSmith last took it; None where it has not yet, or the turn has no trace.
-        unsent: Whether LangSmith has yet to be told of it, or of its change.
+        comment: In the user's words.
+        created_at: When it was first given.
+        updated_at: When it was last changed.
+        sent_at: When LangSmith last accepted it; None where it has not yet, or the turn has no trace.
+        unsent: Whether it, or its last change, has still to be sent to LangSmith.
     """
 
     id: UUID
@@ -142,12 +167,18 @@ class Usage:
     """What a group of turns used. The group's own fields are None where it is not grouped by them.
 
     Attributes:
-        session_id: Of the sessions' turns, when grouped by session; `user_id` then tells whose session.
+        turns: How many, failed ones included.
+        failed_turns: How many of them failed.
+        unmeasured_turns: How many of them have no token counts, because the provider reported none; the sums are
+            without them.
+        input_tokens: The sum over the turns whose count is known; None where none is.
+        output_tokens: The same of output tokens.
+        total_tokens: The same of all tokens.
+        total_cost: US dollars, the sum of LangSmith's own figures; None where there are none.
+        session_id: The session, when grouped by session.
+        user_id: The user, when grouped by user or by session.
         model: The model that answered; None also for turns of an unknown one.
         day: In UTC.
-        turns: How many, failed ones included.
-        unmeasured_turns: How many of them have no known tokens; the sums are without them.
-        total_cost: US dollars, the sum of LangSmith's own figures; None where none is known.
     """
 
     turns: int
@@ -168,10 +199,12 @@ class Pruned:
     """How much `prune` or `delete_user` removed, or would remove.
 
     Attributes:
-        sessions: Deleted; a tombstone without content stays of each.
+        sessions: Sessions deleted; of each, a row without content stays (ids, times and counters).
         trimmed: Sessions that lost their oldest messages only.
-        messages: Rows removed; so for `turns` and `feedback`. Hidden ones count, which no other number shows.
-        dry_run: Whether this only tells what would be removed.
+        messages: Rows removed. Hidden ones count, which no other number shows.
+        turns: Rows removed.
+        feedback: Rows removed.
+        dry_run: Whether these are the numbers of what would be removed.
     """
 
     sessions: int
@@ -187,7 +220,10 @@ class SearchHit:
     """A message that was found.
 
     Attributes:
+        session_id: Its session's name.
+        user_id: Whose session; None for one of the application itself.
         title: Of its session.
+        message: The message.
         excerpt: The part of its text around what was found, as plain text: escape it like any other.
         score: How well it matches; the higher the better, of no unit.
         marks: What was found in the excerpt: (start, end) of each place, in characters.
@@ -207,8 +243,11 @@ class Alternative:
     """Messages that were taken out of a conversation, and may be put back until it is pruned.
 
     Attributes:
+        id: Its id, for `switch_to`.
         position: Of the first of them, in the conversation. Alternatives of one position that follow one message stand
             for one another.
+        created_at: When they were taken out.
+        message_count: How many.
         excerpt: The text of the first of them that has one, shortened.
         follows: The row id of the message that they follow; None where they begin the conversation.
     """
@@ -226,9 +265,10 @@ class Reassigned:
     """How much was handed over to another user, or would be.
 
     Attributes:
+        sessions: How many conversations.
         messages: Those of the conversations as they stand.
         renamed: Sessions that got a suffix, because the other user had one of their name.
-        dry_run: Whether this only tells what would be handed over.
+        dry_run: Whether these are the numbers of what would be handed over.
     """
 
     sessions: int
@@ -242,7 +282,7 @@ class Share:
     """A conversation as it stood, for whoever holds the token.
 
     Attributes:
-        token: What to hand out. It is stored nowhere: kept by nobody, it is lost.
+        token: What to hand out. It is stored nowhere: keep it, it cannot be shown again.
         expires_at: Until when; None for no end.
     """
 

@@ -45,20 +45,22 @@ class HistoryStore(Connecting, LangChain, TracedConversations, Transfer):
 
     The constructors share these options:
 
+    - `schema`: the schema that the tables are in; by default `public`.
+    - `deadline`: seconds for one operation, its retries included; by default 10.
+    - `pool_size`: connections at the most, for sync and for async each; by default 10.
+
     Args:
-        schema: The schema that the tables are in.
-        deadline: Seconds for one operation, its retries included.
-        pool_size: Connections at the most, for sync and for async each.
-        on_error: Called with an error and the messages it concerns where nobody else can be told: a history object
-            inside `RunnableWithMessageHistory`, a generator that was dropped, an artifact that could not be stored.
+        driver: How the database is reached; the constructors make it.
+        on_error: Called with an error and the messages it concerns where no caller sees it: a history object inside
+            `RunnableWithMessageHistory`, a generator that was dropped, an artifact that could not be stored.
         on_operation: Called after each operation on the database with an `Operation`: its name, milliseconds, tries
             and bytes. It runs where the operation ran, on the event loop for async ones: let it be short.
-        max_message_bytes: The largest message, as JSON.
+        max_message_bytes: The largest message, as JSON; by default 16 MB.
         count_tokens: Gives a message's token count, which windows go by. Without it the provider's usage is taken, or
             an estimate: a quarter of the bytes of its content and tool calls, and 4.
-        outbox: A file in which appends wait while the database is away; see `outbox/`. An append that fails with
-            `Unavailable` is kept there, answers [], and is sent later, in order. One process owns the file.
         langsmith_client: The `langsmith.Client` for feedback and links; by default one as the environment names it.
+        outbox: A file in which appends wait while the database is away. An append that fails with `Unavailable` is
+            kept there, answers [], and is sent later, in order. One process owns the file.
     """
 
     def __init__(
@@ -103,6 +105,9 @@ class HistoryStore(Connecting, LangChain, TracedConversations, Transfer):
     def flush(self) -> int:
         """Send what waits in the outbox, in order, and tell how many appends were stored; 0 without an outbox.
 
+        Returns:
+            How many appends were stored; 0 without an outbox.
+
         Raises:
             HistoryError: Why something still waits.
         """
@@ -113,7 +118,11 @@ class HistoryStore(Connecting, LangChain, TracedConversations, Transfer):
         return await asyncio.to_thread(self.flush)
 
     def waiting(self) -> list[Waiting]:
-        """What is in the outbox, in the order in which it came."""
+        """What is in the outbox, in the order in which it came.
+
+        Returns:
+            What waits; nothing without an outbox.
+        """
         return [] if self._outbox is None else self._outbox.waiting()
 
     # --- the application's transactions, and what the pools tell
@@ -138,7 +147,11 @@ class HistoryStore(Connecting, LangChain, TracedConversations, Transfer):
         return view
 
     def pool_stats(self) -> dict[str, dict[str, int]]:
-        """What open psycopg pools say: `{"sync": {...}, "async": {...}}`, each as psycopg_pool's `get_stats`."""
+        """What open psycopg pools say: `{"sync": {...}, "async": {...}}`, each as psycopg_pool's `get_stats`.
+
+        Returns:
+            The numbers by pool; nothing over the Data API.
+        """
         return self.driver.pool_stats()
 
     # --- lifecycle

@@ -95,7 +95,14 @@ class TurnAudit(BaseCallbackHandler):
         self._root_of: dict[UUID, UUID] = {}
 
     def turn_of(self, run_id: UUID | None) -> tuple[UUID, UUID] | None:
-        """The root and the turn that a run is part of: the `RunnableWithMessageHistory` above it, else the root."""
+        """The root and the turn that a run is part of: the `RunnableWithMessageHistory` above it, else the root.
+
+        Args:
+            run_id: The id of a run.
+
+        Returns:
+            The ids of both runs; None where the run is not known.
+        """
         with self._lock:
             root_id = self._root_of.get(run_id) if run_id else None
             if root_id is None or run_id is None:
@@ -112,6 +119,10 @@ class TurnAudit(BaseCallbackHandler):
 
         Args:
             started: When the turn started, as `time.monotonic()` tells it.
+            turn: What `turn_of` gave; None for all calls that have not ended.
+
+        Returns:
+            What was observed.
         """
         with self._lock:
             if turn is not None:

@@ -38,6 +38,9 @@ class LangChain(Operations):
         Args:
             session_id: The session's name.
             user_id: The user it belongs to; by default this store's.
+
+        Returns:
+            The history.
         """
         from .history import SupabaseChatMessageHistory
 
@@ -59,6 +62,9 @@ class LangChain(Operations):
             answer: Makes of the output what is stored as its answer: a string, a message or a list of messages.
             document_content: Keep the whole text of the documents that retrievers found, not an excerpt.
 
+        Returns:
+            The runnable with memory.
+
         Raises:
             InvalidInput: The runnable is none, or a key is no str.
         """
@@ -77,6 +83,9 @@ class LangChain(Operations):
             session_id: The session's name.
             instruction: Asks for the title, behind the first ten messages of the conversation; None for a chain that
                 knows what to do.
+
+        Returns:
+            The session, with its title.
 
         Raises:
             NotFound: There is no such session, or no text in it.

@@ -27,6 +27,9 @@ class TracedConversations(Conversations):
         Args:
             turn: The turn.
 
+        Returns:
+            The address, or None.
+
         Raises:
             NotFound: LangSmith has no such project or run (yet).
             Forbidden: It refuses the key.

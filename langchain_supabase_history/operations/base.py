@@ -26,7 +26,7 @@ class Executor(Protocol):
         """Execute a call and wait for its answer."""
 
     async def aexecute(self, call: Call[R], identity: Identity | None = None) -> R:
-        """Async version of execute."""
+        """Async version of `execute`."""
 
 
 def require_asyncio() -> None:
@@ -57,16 +57,36 @@ class Operations(MadeInWorker):
         self.scope: Scope = scope
 
     def execute(self, call: Call[R]) -> R:
-        """Execute one call, as whom this scope says."""
+        """Execute one call, as whom this scope says.
+
+        Args:
+            call: The call of one SQL function.
+
+        Returns:
+            What the call's `parse` makes of the answer.
+
+        Raises:
+            HistoryError: The database refused it, or could not be reached within the deadline.
+        """
         return self.executor.execute(call, self.scope.identity)
 
     async def aexecute(self, call: Call[R]) -> R:
-        """Async version of execute."""
+        """Async version of `execute`."""
         require_asyncio()
         return await self.executor.aexecute(call, self.scope.identity)
 
     def run(self, plan: Plan[R]) -> R:
-        """Carry out a plan: take its steps one by one, and give it their results, or what they raised."""
+        """Carry out a plan: take its steps one by one, and give it their results, or what they raised.
+
+        Args:
+            plan: A generator that yields calls and returns the result.
+
+        Returns:
+            The plan's result.
+
+        Raises:
+            HistoryError: A call failed, and the plan did not handle it.
+        """
         try:
             step = next(plan)
             while True:
@@ -82,7 +102,7 @@ class Operations(MadeInWorker):
             plan.close()
 
     async def arun(self, plan: Plan[R]) -> R:
-        """Async version of run."""
+        """Async version of `run`."""
         require_asyncio()
         try:
             step = next(plan)
@@ -107,13 +127,20 @@ class Operations(MadeInWorker):
     # --- views: the same connections, within another scope
 
     def within(self, **changes: Any) -> Self:
-        """The same operations, within a scope that is this one with the changes."""
+        """The same operations, within a scope that is this one with the changes.
+
+        Args:
+            **changes: Fields of the `Scope`, with their new values.
+        """
         view = copy.copy(self)
         view.scope = replace(self.scope, **changes)
         return view
 
     def for_user(self, user_id: str) -> Self:
         """This store, with every session belonging to that user. Two users may both have a session of one name.
+
+        Args:
+            user_id: The user, as the application names them.
 
         Raises:
             InvalidSession: It cannot be a user id.
@@ -138,6 +165,9 @@ class Operations(MadeInWorker):
 
     def with_window(self, window: Window | None) -> Self:
         """This store, with `load` and the histories it makes showing so much of each conversation.
+
+        Args:
+            window: How much of each conversation; None for all of it.
 
         Raises:
             InvalidSession: It is no `Window`.

@@ -142,6 +142,13 @@ class Branches(Operations):
         Args:
             session_id: The session's name.
             n: How many, 1 to 1000; fewer where there are fewer.
+
+        Returns:
+            The messages that were taken out, in order.
+
+        Raises:
+            NotFound: There is no such session.
+            InvalidInput: An argument cannot be right.
         """
         return self.run(pop_messages(self.scope, session_id, n))
 
@@ -154,6 +161,12 @@ class Branches(Operations):
 
         Args:
             session_id: The session's name.
+
+        Returns:
+            The alternatives; none where there is no such session.
+
+        Raises:
+            InvalidSession: The session's name cannot be right.
         """
         return self.run(alternatives(self.scope, session_id))
 
@@ -167,6 +180,9 @@ class Branches(Operations):
         Args:
             session_id: The session's name.
             alternative: The alternative, or its id.
+
+        Returns:
+            The messages, in order.
 
         Raises:
             NotFound: The conversation has no such alternative any more.
@@ -186,6 +202,9 @@ class Branches(Operations):
             session_id: The session's name.
             alternative: The alternative, or its id.
 
+        Returns:
+            The session, with its new counts and revision.
+
         Raises:
             NotFound: There is no such session, or it has no such alternative any more.
         """
@@ -204,6 +223,9 @@ class Branches(Operations):
             session_id: The session's name.
             new_session_id: The name of the new one.
             upto: The last message to copy, or its position; by default all are copied.
+
+        Returns:
+            The new session.
 
         Raises:
             NotFound: There is no such session, or the message is not in the conversation any more.

@@ -158,6 +158,9 @@ class FeedbackOperations(Operations):
             value: What is no number.
             comment: In the user's words.
 
+        Returns:
+            The feedback as it is stored; `unsent` where LangSmith has yet to be sent it.
+
         Raises:
             NotFound: The session has no such turn or message (any more).
             InvalidInput: An argument cannot be right.
@@ -177,6 +180,12 @@ class FeedbackOperations(Operations):
             session_id: The session's name.
             limit: Items in a page, 1 to 1000; by default 100.
             cursor: The `next_cursor` of the page before.
+
+        Returns:
+            A page; empty where there is no such session.
+
+        Raises:
+            InvalidInput: An argument cannot be right.
         """
         return self.run(list_feedback(self.scope, session_id, **options))
 

@@ -72,6 +72,9 @@ class Handover(Operations):
             to_user_id: The other user.
             dry_run: Change nothing, and tell what would be handed over; by default False.
 
+        Returns:
+            How much was handed over.
+
         Raises:
             InvalidInput: An argument cannot be right.
             Forbidden: Row level security applies.
@@ -94,6 +97,9 @@ class Handover(Operations):
             from_user_id: Whose sessions.
             to_user_id: The other user.
             dry_run: Change nothing, and tell what would be handed over; by default False.
+
+        Returns:
+            How much was handed over, of all sessions together.
 
         Raises:
             InvalidInput: An argument cannot be right, or this store is another user's.

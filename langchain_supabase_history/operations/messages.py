@@ -305,6 +305,9 @@ class Messages(Operations):
                 the session's last.
             epoch: The session's epoch as last seen; new messages are refused where it has been raised since.
 
+        Returns:
+            The messages as they are stored, in order. Empty where an outbox has kept them to send them later.
+
         Raises:
             InvalidMessage: A message cannot be stored; the text names it and its field.
             Conflict: A known id with other content, the same id twice, or an older epoch.
@@ -325,6 +328,12 @@ class Messages(Operations):
         Args:
             session_id: The session's name.
             window: How much of it; by default this store's window, else all.
+
+        Returns:
+            The messages, in order; empty where there is no such session.
+
+        Raises:
+            InvalidSession: The session's name or the window cannot be right.
         """
         return self.run(load(self.scope, session_id, window))
 
@@ -340,6 +349,12 @@ class Messages(Operations):
             limit: Items in a page; by default 100. More than 1000 take a call for each 1000.
             cursor: The `next_cursor` of the page before.
             newest_first: Whether to begin at the end.
+
+        Returns:
+            A page; empty where there is no such session.
+
+        Raises:
+            InvalidInput: An argument cannot be right.
         """
         return self.run(list_messages(self.scope, session_id, **options))
 

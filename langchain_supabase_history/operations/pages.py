@@ -20,6 +20,9 @@ def iterate(listing: Callable[..., Page[T]], *args: Any, **options: Any) -> Iter
         listing: A method that gives a `Page`: `store.messages`, `store.turns` or another one.
         *args: Its arguments.
         **options: Its options; `limit` is the size of a page.
+
+    Returns:
+        The items of all pages, one after the other.
     """
     while True:
         page = listing(*args, **options)

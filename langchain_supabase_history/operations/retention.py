@@ -112,6 +112,9 @@ class Retention(Operations):
                 by default 500.
             progress: Called after each batch with the sum so far.
 
+        Returns:
+            The sums over all batches.
+
         Raises:
             InvalidInput: An argument cannot be right.
         """
@@ -130,6 +133,9 @@ class Retention(Operations):
         Args:
             user_id: The person.
             batch: How much one transaction removes at most, in sessions, messages and turns together; up to 10,000.
+
+        Returns:
+            The sums over all batches.
 
         Raises:
             InvalidInput: The user id cannot be right, or this store is another user's.

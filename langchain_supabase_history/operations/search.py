@@ -97,6 +97,9 @@ class Search(Operations):
             limit: Items in a page, 1 to 1000; by default 20.
             cursor: The `next_cursor` of the page before, of the same search.
 
+        Returns:
+            A page of what was found.
+
         Raises:
             InvalidInput: An argument cannot be right.
             StatementTimeout: There are many messages and no index: run `migrate --search`.

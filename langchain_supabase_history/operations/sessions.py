@@ -224,6 +224,9 @@ class Sessions(Operations):
             all_users: The sessions of everybody, which reads the whole table; for the application alone.
             hidden: Deleted, cleared and empty ones too, which reads all of the user's.
 
+        Returns:
+            A page of sessions.
+
         Raises:
             InvalidInput: An argument cannot be right, or this store is one user's and asks for all.
             Forbidden: Row level security, and `all_users`.
@@ -245,6 +248,9 @@ class Sessions(Operations):
             pinned: For the application to sort by.
             archived: Whether `sessions` leaves it out.
 
+        Returns:
+            The session as it is now.
+
         Raises:
             NotFound: There is no such session, or it was deleted.
             InvalidInput: An argument cannot be right.
@@ -261,6 +267,9 @@ class Sessions(Operations):
         Args:
             session_id: The session's name.
 
+        Returns:
+            The session.
+
         Raises:
             NotFound: There is none of this name (and user), or it was deleted.
         """
@@ -275,6 +284,12 @@ class Sessions(Operations):
 
         Args:
             session_id: The session's name.
+
+        Returns:
+            How many messages were hidden; 0 where there is no such session.
+
+        Raises:
+            InvalidSession: The session's name cannot be right.
         """
         return self.run(clear(self.scope, session_id))
 
@@ -287,6 +302,12 @@ class Sessions(Operations):
 
         Args:
             session_id: The session's name.
+
+        Returns:
+            Whether there was such a session.
+
+        Raises:
+            InvalidSession: The session's name cannot be right.
         """
         return self.run(delete_session(self.scope, session_id))
 

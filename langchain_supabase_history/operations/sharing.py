@@ -80,6 +80,9 @@ class Sharing(Operations):
             session_id: The session's name.
             expires: Until when, with a time zone, or for how long; by default without end.
 
+        Returns:
+            The share, with its token, which is shown this once.
+
         Raises:
             NotFound: There is no such session.
             InvalidInput: An argument cannot be right.
@@ -111,6 +114,9 @@ class Sharing(Operations):
 
         Args:
             token: The share's.
+
+        Returns:
+            The messages of the copy, in order.
 
         Raises:
             NotFound: There is no such share, or it has expired or was taken back.

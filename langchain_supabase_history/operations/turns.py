@@ -43,6 +43,12 @@ class Turns(Operations):
             limit: Items in a page; by default 100. More than 1000 take a call for each 1000.
             cursor: The `next_cursor` of the page before.
             newest_first: Whether to begin at the end.
+
+        Returns:
+            A page; empty where there is no such session.
+
+        Raises:
+            InvalidInput: An argument cannot be right.
         """
         return self.run(list_turns(self.scope, session_id, **options))
 
@@ -58,6 +64,12 @@ class Turns(Operations):
         Args:
             session_id: The session's name.
             older_than: Seconds: turns that have been running for longer are marked.
+
+        Returns:
+            How many were marked.
+
+        Raises:
+            InvalidInput: An argument cannot be right.
         """
         return self.run(interrupt_turns(self.scope, session_id, older_than))
 

@@ -107,6 +107,9 @@ class UsageOperations(Operations):
             until: Up to, but without, this time, with a time zone.
             group_by: One or some of `session`, `user`, `model`, `day` (in UTC).
 
+        Returns:
+            A `Usage` for each group; without `group_by`, one.
+
         Raises:
             InvalidInput: An argument cannot be right, or this store is another user's.
         """

@@ -43,6 +43,9 @@ class Transfer(Operations):
             progress: Called with what is exported so far, after each page.
             **options: The filters of `sessions`.
 
+        Returns:
+            How much was written.
+
         Raises:
             InvalidInput: An argument cannot be right, or the file cannot be written.
             NotConfigured: A package that the format needs is not installed.
@@ -63,6 +66,10 @@ class Transfer(Operations):
             target: As in `export_sessions`.
             format: As in `export_sessions`; by default "jsonl".
             progress: Called with what is exported so far, after each page.
+            **options: `rows`, `tools` and `feedback_key`, as in `export_sessions`.
+
+        Returns:
+            How much was written.
 
         Raises:
             InvalidInput: An argument cannot be right, this store is another user's, or the file cannot be written.
@@ -94,6 +101,9 @@ class Transfer(Operations):
             progress: Called with what is done so far, after each page.
             **options: The filters of `sessions`.
 
+        Returns:
+            How much was written, and the spreadsheet's address.
+
         Raises:
             InvalidInput: An argument cannot be right.
             NotConfigured: There are no credentials, they cannot be used, or gspread is not installed.
@@ -123,6 +133,9 @@ class Transfer(Operations):
             dry_run: Store nothing, and tell what would be stored.
             progress: Called with what is done so far, after each batch.
 
+        Returns:
+            How much was stored, and what could not be read.
+
         Raises:
             InvalidInput: An argument cannot be right, or the file is nothing that is known.
         """
@@ -147,6 +160,9 @@ class Transfer(Operations):
             dry_run: Store nothing, and tell what would be stored.
             progress: Called with what is done so far, after each batch.
 
+        Returns:
+            How much was stored, and what could not be read.
+
         Raises:
             InvalidInput: An argument cannot be right, or the table is none that is known.
             NotFound: There is no such table.
@@ -170,6 +186,9 @@ class Transfer(Operations):
             user_id: The user whose it becomes.
             dry_run: Store nothing, and tell what would be stored.
             progress: Called with what is done so far, after each batch.
+
+        Returns:
+            How much was stored, and what could not be read.
 
         Raises:
             InvalidInput: An argument cannot be right.

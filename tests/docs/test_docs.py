@@ -33,6 +33,7 @@ from tests import servers, sheets_server
 
 PAGES = [servers.ROOT / "README.md", *sorted((servers.ROOT / "docs").glob("*.md"))]
 EXAMPLES = sorted((servers.ROOT / "examples").glob("*.py"))
+POSTGRESQL = servers.ROOT / "docs" / "postgresql.md"
 COMMAND = "langchain-supabase-history"
 
 
@@ -58,10 +59,15 @@ def blocks(page: Path, language: str) -> list[Block]:
     return [block for block in found if block.language == language]
 
 
+def block_of(page: Path, language: str, word: str) -> str:
+    """A page's one block of this language that contains `word`."""
+    (found,) = [block.text for block in blocks(page, language) if word in block.text]
+    return found
+
+
 def readme(language: str, word: str) -> str:
     """The README's one block of this language that contains `word`."""
-    (found,) = [block.text for block in blocks(PAGES[0], language) if word in block.text]
-    return found
+    return block_of(PAGES[0], language, word)
 
 
 def promised(code: str) -> list[str]:
@@ -230,7 +236,7 @@ def test_an_application_role_that_does_not_own_the_tables(owned: str, way: str) 
         with pytest.raises(Forbidden):
             store.append("s", [HumanMessage("before")])
         with psycopg.connect(owned.format("postgres"), autocommit=True) as conn:
-            conn.execute(readme("sql", way).encode())
+            conn.execute(block_of(POSTGRESQL, "sql", way).encode())
         store.append("s", [HumanMessage("hello")])
         assert [m.text for m in store.load("s")] == ["hello"]
         assert store.for_user("ada").load("s") == []
@@ -239,7 +245,7 @@ def test_an_application_role_that_does_not_own_the_tables(owned: str, way: str) 
         with pytest.raises(HistoryError, match="authenticated"):
             store.as_user(claims={"sub": "ada"}).load("s")
         with psycopg.connect(owned.format("postgres"), autocommit=True) as conn:
-            conn.execute(readme("sql", "create role authenticated").encode())
+            conn.execute(block_of(POSTGRESQL, "sql", "create role authenticated").encode())
         ada = store.as_user(claims={"sub": "ada"})
         ada.append("s", [HumanMessage("ada's")])
         assert [m.text for m in ada.load("s")] == ["ada's"]
