@@ -15,13 +15,19 @@ class Activity:
 
     Attributes:
         turns: How many, failed ones included.
+        failed_turns: How many of them failed.
+        interrupted_turns: How many of them were interrupted.
         unmeasured_turns: How many of them have no known tokens; the sums are without them.
         sessions: In how many conversations they were.
         users: Of how many users; the application's own conversations have none.
+        input_tokens: The sum over the turns whose count is known; None where none is.
+        output_tokens: The same of output tokens.
+        total_tokens: The same of all tokens.
         total_cost: US dollars, the sum of LangSmith's own figures; None where none is known.
-        median_seconds: How long half of the completed turns took at the most, and `p95_seconds` 95 % of them.
-        median_first_token_seconds: The same, to the first token of a streamed answer; so for
-            `p95_first_token_seconds`.
+        median_seconds: How long half of the completed turns took at the most.
+        p95_seconds: How long 95 % of them took at the most.
+        median_first_token_seconds: The median time to the first token of a streamed answer.
+        p95_first_token_seconds: The time within which 95 % of them had their first token.
         day: Of the day's turns; None for those of a model and of all.
         model: The model that answered; None for those of a day and of all, and of an unknown model.
     """
@@ -49,6 +55,7 @@ class FeedbackSummary:
     """What was thought, of one key.
 
     Attributes:
+        key: What is judged: "helpful", say.
         given: How many rated.
         average_score: None where nobody gave a number.
         comments: How many wrote one.
