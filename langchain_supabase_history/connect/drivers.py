@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Final
 
-from ..core.settings import check_limit, check_placeholders, check_schema
+from ..core.settings import check_limit, check_schema
 from ..errors import NotConfigured
 from .environment import NAMES, find_missing
 
@@ -20,11 +20,13 @@ _ALSO: Final = (
 
 def driver_from_env(**options: Any) -> Driver[Any]:
     """For what the environment names; see `HistoryStore.from_env`."""
+    from ..drivers.conninfo import read
+
     given = {name: os.environ.get(name, "") for name in NAMES}
     if (missing := find_missing(given, os.environ)) is not None:
         raise NotConfigured(missing.says, advice=f"{missing.fix} {_ALSO}")
     if given["SUPABASE_DB_URL"]:
-        return driver_from_postgres(given["SUPABASE_DB_URL"], **options)
+        return driver_from_postgres(read(given["SUPABASE_DB_URL"], "SUPABASE_DB_URL").text, **options)
     for name in ("jwt_secret", "jwks_url", "audience"):  # the Data API checks tokens itself
         options.pop(name, None)
     return driver_from_supabase(given["SUPABASE_URL"], given["SUPABASE_KEY"], **options)
@@ -36,8 +38,6 @@ def driver_from_supabase(
     """Over the Data API; see `HistoryStore.from_supabase`."""
     from ..drivers.data_api import DataApiDriver
 
-    check_placeholders(url, "SUPABASE_URL")
-    check_placeholders(key, "SUPABASE_KEY")
     return DataApiDriver(url, key, **_checked(schema, deadline, pool_size))
 
 

@@ -79,9 +79,9 @@ def find_missing(
 def streamlit_secrets() -> Mapping[str, Any]:
     """Streamlit's secrets, from the files that it reads: the application's, and the user's. Never raises."""
     secrets: dict[str, Any] = {}
-    for folder in (Path.home(), Path.cwd()):
-        with contextlib.suppress(OSError, ValueError):
-            secrets |= tomllib.loads((folder / ".streamlit" / "secrets.toml").read_text("utf-8"))
+    for folder in (Path.home, Path.cwd):
+        with contextlib.suppress(OSError, ValueError, RuntimeError):  # RuntimeError: no home
+            secrets |= tomllib.loads((folder() / ".streamlit" / "secrets.toml").read_text("utf-8"))
     return secrets
 
 

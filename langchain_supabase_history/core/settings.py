@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,37 @@ def check_placeholders(text: object, name: str) -> None:
         )
 
 
+# What is copied along with a value: blanks, line ends, byte order marks and other signs that nobody sees.
+_AROUND: Final = " \t\r\n\v\f\xa0\u200b\u200c\u200d\u2060\ufeff"
+_PAIRS: Final = ("''", '""', "``", "\u2018\u2019", "\u201c\u201d", "\u201e\u201c", "\xab\xbb")
+_ASSIGNED: Final = re.compile(r"(?:export\s+|set\s+|\$env:)?[A-Z][A-Z0-9_]*\s*=\s*(?=\S)", re.ASCII)
+
+
+def unwrapped(given: str) -> str:
+    """A setting without what was copied along with it: quotation marks, `NAME=` in front, blanks and line ends."""
+    text = given
+    while True:
+        before = text
+        text = _ASSIGNED.sub("", text.strip(_AROUND), count=1) if _ASSIGNED.match(text.strip(_AROUND)) else text
+        text = text.strip(_AROUND).removesuffix("\\n").removesuffix("\\r")
+        if len(text) > 1 and text[0] + text[-1] in (*_PAIRS, "<>"):
+            text = text[1:-1]
+        if text == before:
+            return text
+
+
+def check_visible(text: str, name: str) -> None:
+    """Refuse a setting with a sign in it that nobody sees.
+
+    Raises:
+        NotConfigured: It has one.
+    """
+    if not text.isprintable():
+        raise NotConfigured(
+            f"{name} has a line break, a tab or another invisible sign in it.", advice="Copy it again, in one line."
+        )
+
+
 def check_limit(value: Any, name: str, kind: Any, low: float, of: str = "") -> Any:
     """A number of a kind, from `low` on.
 
@@ -65,7 +97,53 @@ def as_path(value: Any, name: str) -> Path:
     return path
 
 
-_NETWORK_VARIABLES: Final = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
+_PROXIES: Final = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")
+_CERTIFICATES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+_CORRECT: Final = (
+    "A SOCKS proxy is written socks5://host:port, and needs `pip install 'httpx[socks]'`; an address in NO_PROXY has "
+    "no brackets; SSL_CERT_FILE must be a file of certificates. Correct it, or unset it."
+)
+
+
+def _named(names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Variables that are set, in either case, with their values."""
+    for name in names:
+        for spelling in (name, name.lower()):
+            if value := os.environ.get(spelling):
+                yield spelling, value
+
+
+def _unusable() -> Iterator[str]:
+    """The environment's network variables that an HTTP client cannot use."""
+    for name, value in _named(_PROXIES):
+        try:
+            httpx.HTTPTransport(verify=False, proxy=value if "://" in value else f"http://{value}").close()
+        except (ValueError, ImportError, httpx.InvalidURL):
+            yield name
+    for name, value in _named(_CERTIFICATES):
+        try:
+            by = "capath" if Path(value).is_dir() else "cafile"
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(**{by: value})
+        except OSError:
+            yield name
+    for name, value in _named(("SSLKEYLOGFILE",)):
+        try:
+            Path(value).open("a").close()
+        except OSError:
+            yield name
+
+
+def network_fault(error: BaseException) -> NotConfigured | None:
+    """Why a request cannot be sent, where the environment's network settings are at fault; else None."""
+    names = list(_unusable())
+    if not names and isinstance(error, httpx.InvalidURL):
+        names = [name for name, _ in _named(("NO_PROXY",))]  # which no client reads alone
+    if not names:
+        return None
+    return NotConfigured(
+        f"The environment's {' and '.join(names)} cannot be used ({type(error).__name__}).", advice=_CORRECT
+    )
 
 
 @contextmanager
@@ -78,11 +156,5 @@ def check_network() -> Iterator[None]:
     try:
         yield
     except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
-        names = [name for name in _NETWORK_VARIABLES if os.environ.get(name) or os.environ.get(name.lower())]
-        about_files = isinstance(error, OSError)
-        named = [name for name in names if name.startswith("SSL") == about_files] or names
-        raise NotConfigured(
-            f"The environment's {' or '.join(named) or 'network settings'} cannot be used: {type(error).__name__}.",
-            advice="A SOCKS proxy is written socks5://host:port, and needs `pip install 'httpx[socks]'`; an address in "
-            "NO_PROXY has no brackets; SSL_CERT_FILE must be a file that exists. Correct it, or unset it.",
-        ) from error
+        text = f"The environment's network settings cannot be used ({type(error).__name__})."
+        raise network_fault(error) or NotConfigured(text, advice=_CORRECT) from error

@@ -22,7 +22,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from ..errors import LOGIN_ADVICE, Forbidden, HistoryError, NotConfigured, NotInstalled, Unavailable
 from .environment import Finding, address, environment, fault, key, langsmith, ok, warning
-from .network import reach, unreachable
+from .network import client_settings, reach, unreachable
 from .schema import guards, version, way_in
 from .visit import NoFurther, Visit
 
@@ -93,8 +93,20 @@ def _run(check: Callable[[Visit], Iterator[Finding]], visit: Visit) -> list[Find
     except NoFurther:
         found.append(_END)
     except HistoryError as error:  # a check that was not prepared for it
-        found.append(_from(check.__name__.strip("_").replace("_", " "), error))
+        found.append(_from(_name_of(check), error))
+    except Exception as error:  # nor for anything else, and whoever asks is told all the same
+        found.append(
+            fault(
+                _name_of(check),
+                f"This check ended with an error of its own ({type(error).__name__}).",
+                "Look at the other findings first. Without any other, please report it with the library's version.",
+            )
+        )
     return found
+
+
+def _name_of(check: Callable[[Visit], Iterator[Finding]]) -> str:
+    return check.__name__.strip("_").replace("_", " ")
 
 
 def _from(name: str, error: HistoryError) -> Finding:
@@ -110,7 +122,11 @@ def _configuration(visit: Visit) -> Iterator[Finding]:
         return
     from ..store import HistoryStore
 
-    found = [*environment(visit.given, visit.environ), *address(visit.given)]
+    found = list(environment(visit.given, visit.environ))
+    if not any(finding.status == "fault" for finding in found):
+        found += address(visit.given)
+    if not visit.given["SUPABASE_DB_URL"]:
+        found += client_settings()
     yield from found
     if any(finding.status == "fault" for finding in found):
         raise NoFurther
@@ -132,6 +148,8 @@ def _network(visit: Visit) -> Iterator[Finding]:
     given = conninfo_to_dict(visit.driver.address)
     hosts = str(given.get("hostaddr") or given.get("host") or visit.environ.get("PGHOST") or "").split(",")
     ports = str(given.get("port") or visit.environ.get("PGPORT") or 5432).split(",")
+    if not all(port.isdigit() for port in ports):
+        return  # the login says so in libpq's own words
     if not hosts[0] or hosts[0].startswith(("/", "@")):
         yield ok("network", "The database is on this machine, over a socket file.")
         return
@@ -243,7 +261,11 @@ def _latency(visit: Visit) -> Iterator[Finding]:
 
 
 def _langsmith(visit: Visit) -> Iterator[Finding]:
-    yield from langsmith(visit.environ, Path.cwd())
+    try:
+        folder = Path.cwd()
+    except OSError:  # removed meanwhile
+        folder = Path("/")
+    yield from langsmith(visit.environ, folder)
 
 
 _CHECKS: Final[list[Callable[[Visit], Iterator[Finding]]]] = [

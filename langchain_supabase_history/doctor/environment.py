@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
-from ..connect.environment import NAMES, claims, find_missing, is_public
+from ..connect.environment import claims, find_missing, is_public
+from ..drivers.addresses import read_key, read_url
+from ..drivers.conninfo import read
+from ..errors import NotConfigured
 
 
 @dataclass(frozen=True)
@@ -63,37 +66,19 @@ def environment(given: Mapping[str, str], environ: Mapping[str, str]) -> Iterato
 
 
 def address(given: Mapping[str, str]) -> Iterator[Finding]:
-    """Values that are in the wrong variable, or were not copied clean. Says nothing where all is well."""
-    for name in NAMES:
-        value = given.get(name) or ""
-        if value != value.strip() or value[:1] in ("'", '"'):
-            yield fault(
-                "address",
-                f"{name} begins or ends with a blank or a quotation mark that is part of the value.",
-                f"Set {name} again, without it.",
-            )
-    if given.get("SUPABASE_DB_URL"):
-        if given["SUPABASE_DB_URL"].startswith(("http://", "https://")):
-            yield fault(
-                "address",
-                "SUPABASE_DB_URL holds a web address. It is for a connection string.",
-                "Put the web address into SUPABASE_URL, and unset SUPABASE_DB_URL or give it the connection "
-                "string (Supabase: Connect > Connection string).",
-            )
-        return
-    url = given.get("SUPABASE_URL") or ""
-    if url.startswith(("postgres://", "postgresql://")):
-        yield fault(
-            "address",
-            "SUPABASE_URL holds a connection string. It is for the project's web address.",
-            "Put the connection string into SUPABASE_DB_URL instead.",
-        )
-    elif (urlsplit(url).hostname or "") in ("supabase.com", "www.supabase.com", "app.supabase.com"):
-        yield fault(
-            "address",
-            "SUPABASE_URL is a page of Supabase's dashboard, not the project's address.",
-            "Set SUPABASE_URL to https://<project>.supabase.co (Supabase: Settings > Data API).",
-        )
+    """What the constructors make of the values: why one cannot be used, and what of a connection string they leave out.
+
+    Says nothing where all is well.
+    """
+    try:
+        if given.get("SUPABASE_DB_URL"):
+            for note in read(given["SUPABASE_DB_URL"], "SUPABASE_DB_URL").notes:
+                yield ok("address", f"SUPABASE_DB_URL: {note}.")
+        else:
+            read_url(given.get("SUPABASE_URL"))
+            read_key(given.get("SUPABASE_KEY"))
+    except NotConfigured as error:
+        yield fault("address", error.says, error.advice)
 
 
 _SECRET: Final = "Take the secret key (Supabase: Settings > API Keys), and keep it on servers."  # noqa: S105

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
+import urllib.request
+from collections.abc import Iterator
 from typing import Final
 from urllib.parse import urlsplit
 
-from ..errors import HistoryError
+import httpx
+
+from ..core.settings import check_network
+from ..errors import HistoryError, NotConfigured
 from .environment import Finding, fault, ok, warning
 
 _PORTS: Final = "5432 is the database or the session pooler, 6543 the transaction pooler."
@@ -90,11 +96,37 @@ def _tls(at: str, answer: bytes, sslmode: str, only_ipv6: bool) -> Finding:
     return ok("network", f"{at} answers, {'with' if encrypted else 'without'} TLS.")
 
 
+def client_settings() -> Iterator[Finding]:
+    """Variables of the environment that an HTTP client cannot use. Says nothing where all is well."""
+    try:
+        with check_network():
+            httpx.Client().close()
+    except NotConfigured as error:
+        yield fault("network", error.says, error.advice)
+
+
+def _proxy_for(url: str) -> str | None:
+    """The variable that names a proxy for this address, in the case in which it is set."""
+    address = urlsplit(url)
+    proxies = urllib.request.getproxies()
+    kind = next((kind for kind in (address.scheme, "all") if proxies.get(kind)), None)
+    if kind is None or urllib.request.proxy_bypass(address.hostname or ""):
+        return None
+    return f"{kind}_proxy" if os.environ.get(f"{kind}_proxy") else f"{kind}_proxy".upper()
+
+
 def unreachable(error: HistoryError, url: str) -> Finding:
     """Why the Data API cannot be reached, by the kind of the innermost error."""
     host = urlsplit(url).netloc
+    proxy = _proxy_for(url)
     cause: BaseException | None = error
     while cause is not None:
+        if isinstance(cause, httpx.ProxyError) or (proxy and isinstance(cause, (socket.gaierror, ConnectionError))):
+            return fault(
+                "network",
+                f"The proxy that {proxy or 'the environment'} names does not take requests to {host}.",
+                "Correct the variable or unset it, or name the host in NO_PROXY where it is reached without a proxy.",
+            )
         if isinstance(cause, socket.gaierror):
             return fault(
                 "network",

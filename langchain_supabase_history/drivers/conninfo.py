@@ -5,14 +5,15 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import unquote
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from ..core.settings import check_placeholders
+from ..core.settings import check_placeholders, check_visible, unwrapped
 from ..errors import NotConfigured
 
 _ADVICE: Final = (
@@ -44,7 +45,33 @@ _OTHERS: Final = {
     "currentSchema": "JDBC",
     "command_timeout": "asyncpg",
     "prepared_statement_cache_size": "SQLAlchemy",
+    "prepared_statement_name_func": "SQLAlchemy",
+    "async_fallback": "SQLAlchemy",
+    "pool_size": "SQLAlchemy",
+    "max_overflow": "SQLAlchemy",
+    "server_settings": "asyncpg",
+    "statement_timeout": "node-postgres",
+    "query_timeout": "node-postgres",
+    "idle_timeout": "node-postgres",
+    "max": "node-postgres",
+    "sslaccept": "Prisma",
+    "sslidentity": "Prisma",
+    "pool_mode": "Supabase's pooler",
+    "pool_max_conn_lifetime": "pgx",
+    "pool_max_conn_idle_time": "pgx",
+    "pool_min_conns": "pgx",
+    "search_path": "pgx",
+    "timezone": "pgx",
+    "loginTimeout": "JDBC",
+    "socketTimeout": "JDBC",
+    "connectTimeout": "JDBC",
+    "tcpKeepAlive": "JDBC",
+    "stringtype": "JDBC",
+    "reWriteBatchedInserts": "JDBC",
+    "sslfactory": "JDBC",
+    "conn_max_age": "Django",
 }
+_OTHERS_LOWER: Final = {name.lower(): tool for name, tool in _OTHERS.items()}
 _SSL: Final = {
     "require": "require",
     "required": "require",
@@ -78,8 +105,8 @@ class Reading:
 def read(given: object, name: str = "The connection string") -> Reading:
     """Read a connection string, in the forms in which people have it.
 
-    Quotation marks, blanks, a `psql` in front and SQLAlchemy's and JDBC's prefixes are taken off; parameters of other
-    tools are left out, `ssl=` is translated.
+    What was copied along with it, a `psql` around it and SQLAlchemy's and JDBC's prefixes are removed; parameters of
+    other tools are left out, `ssl=` is translated.
 
     Args:
         name: What it is called where it is refused.
@@ -90,25 +117,75 @@ def read(given: object, name: str = "The connection string") -> Reading:
     if not isinstance(given, str) or not given.strip():
         raise NotConfigured("from_postgres needs a connection string.", advice=_ADVICE)
     check_placeholders(given, name)
-    text = given.strip().lstrip("\ufeff").strip()
-    text = re.sub(r"^psql\s+", "", text).strip().rstrip(";").strip()
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
-        text = text[1:-1].strip()
-    if any(character in text for character in "\r\n\t"):
-        raise NotConfigured(f"{name} has a line break or a tab in it.", advice="Copy it anew, in one line.")
-    if re.match(r"https?://", text, re.IGNORECASE):
+    notes: list[str] = []
+    text = given.strip() if _PSQL.match(given.strip()) else unwrapped(given)
+    if _PSQL.match(text):
+        text = unwrapped(_of_command(text, name))
+        notes.append("it was read from a psql command")
+    if "://" in text and " " not in text:  # unpaired quotation marks too: in a URL they would be percent-encoded
+        text = text.strip("'\"`")
+    if not notes and text != given:
+        notes.append("what was copied along with it was left out: quotation marks, blanks or a name")
+    check_visible(text, name)
+    if re.match(r"(?i)https?://", text):
         raise NotConfigured(
-            "This is a web address, not a connection string.",
+            f"{name} holds a web address. It is for a connection string.",
             advice="The project's URL and key go to HistoryStore.from_supabase(url, key), or into SUPABASE_URL and "
-            "SUPABASE_KEY; a connection string is like postgresql://user:password@host:5432/postgres.",
+            "SUPABASE_KEY; a connection string is like postgresql://user:password@host:5432/postgres "
+            "(Supabase: Connect > Connection string).",
         )
-    notes = [f"it was read as {name.lower()} without what stood around it"] if text != given else []
     text, prefix_note = _without_prefix(text)
-    notes += prefix_note
-    if "://" in text:
-        text, of_parameters = _translated(text)
-        notes += of_parameters
-    return Reading(text, tuple(notes))
+    text, of_parameters = _translated(text)
+    return Reading(text, tuple(notes + prefix_note + of_parameters))
+
+
+_PSQL: Final = re.compile(r"(?:\$\s*)?(?:[A-Z]+=\S+\s+)*psql(?:\s|$)")
+_FLAGS: Final = {
+    "-h": "host",
+    "--host": "host",
+    "-p": "port",
+    "--port": "port",
+    "-d": "dbname",
+    "--dbname": "dbname",
+    "-U": "user",
+    "--username": "user",
+}
+
+
+def _of_command(command: str, name: str) -> str:
+    """The connection string of a psql command.
+
+    Raises:
+        NotConfigured: The command cannot be read, or does something besides connecting.
+    """
+    refusal = NotConfigured(f"{name} is a psql command that cannot be read.", advice=_ADVICE)
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        raise refusal from None
+    at = words.index("psql")
+    found: dict[str, str] = {}
+    for word in words[:at]:
+        if word.startswith("PGPASSWORD="):
+            found["password"] = word.partition("=")[2]
+    rest = words[at + 1 :]
+    while rest:
+        word = rest.pop(0).rstrip(";")
+        flag, equals, value = word.partition("=")
+        if flag in _FLAGS and (equals or rest):
+            found[_FLAGS[flag]] = value if equals else rest.pop(0)
+        elif word[:2] in _FLAGS and len(word) > 2 and word[1] != "-":
+            found[_FLAGS[word[:2]]] = word[2:]
+        elif word and not word.startswith("-") and "dbname" not in found:
+            found["dbname"] = word
+        elif word:
+            raise refusal
+    if not found:
+        raise refusal
+    inner = found.get("dbname", "")
+    if "://" in inner or "=" in inner:  # psql takes a whole connection string for the database's name
+        return inner
+    return make_conninfo("", **{key: value for key, value in found.items() if value})
 
 
 def _without_prefix(text: str) -> tuple[str, list[str]]:
@@ -120,27 +197,52 @@ def _without_prefix(text: str) -> tuple[str, list[str]]:
     return plain, [f"it is in {other} form; the prefix was read as postgresql://"] if other else []
 
 
+# name = value, as libpq reads them: a value in single quotes, or up to a blank; a backslash takes the next as it is.
+_PARAMETER: Final = re.compile(r"\s*(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|(?:[^\s'\\]|\\.)*)(?=\s|$)", re.DOTALL)
+
+
 def _translated(text: str) -> tuple[str, list[str]]:
-    """A URL without the parameters of other tools, and what became of them."""
-    address, question_mark, query = text.partition("?")
-    if not question_mark:
+    """A connection string without the parameters of other tools, and what became of them."""
+    if "://" in text:
+        address, _, query = text.partition("?")
+        given = [tuple(part.partition("=")[::2]) for part in query.split("&") if part]
+        kept, notes = _known([(unquote(name), value) for name, value in given])
+        query = "&".join(f"{name}={value}" for name, value in kept)
+        return (f"{address}?{query}" if query else address, notes) if notes else (text, [])
+    end, pairs = 0, []
+    while found := _PARAMETER.match(text, end):
+        end = found.end()
+        pairs.append((found[1], found[2]))
+    if text[end:].strip():
         return text, []
+    kept, notes = _known(pairs)
+    return (" ".join(f"{name}={value}" for name, value in kept), notes) if notes else (text, [])
+
+
+def _known(given: list[tuple[str, str]]) -> tuple[list[tuple[str, str]], list[str]]:
+    """The parameters that libpq knows, and what became of the others. What `sslmode` says goes before any `ssl`."""
+    says_mode = any(name.lower() == "sslmode" for name, _ in given)
     kept: list[tuple[str, str]] = []
     notes: list[str] = []
-    for name, value in parse_qsl(query, keep_blank_values=True):
-        if name in _OTHERS:
-            notes.append(f"{name} is a parameter of {_OTHERS[name]}, and was left out")
-        elif name == "ssl":
-            mode = _SSL.get(value.lower())
+    for name, value in given:
+        if (tool := _OTHERS_LOWER.get(name.lower())) is not None:
+            notes.append(f"{name} is a parameter of {tool}, and was left out")
+        elif name.lower() == "ssl":
+            mode = _SSL.get(unquote(value).strip("'").lower())
             if mode is None:
                 raise NotConfigured("The connection string's ssl= is unknown.", advice="Write sslmode=require.")
+            if says_mode:
+                notes.append("ssl= was left out beside sslmode=")
+            else:
+                kept.append(("sslmode", mode))
+                notes.append(f"ssl= was read as sslmode={mode}")
+        elif name.lower() == "sslmode" and (name != "sslmode" or value == "no-verify"):
+            mode = "require" if value == "no-verify" else value
             kept.append(("sslmode", mode))
-            notes.append(f"ssl= was read as sslmode={mode}")
+            notes.append(f"{name}= was read as sslmode={mode if mode in _SSL_MODES else '...'}")
         else:
             kept.append((name, value))
-    if not notes:
-        return text, []
-    return address + ("?" + urlencode(kept, quote_via=quote) if kept else ""), notes
+    return kept, notes
 
 
 def _listed(ports: object) -> list[str]:
@@ -193,7 +295,7 @@ def with_defaults(conninfo: str, deadline: float) -> str:
 def _unreadable(conninfo: str, words: str) -> NotConfigured:
     """Why a connection string cannot be read: by the name of an unknown parameter, where libpq gives one."""
     found = re.search(r'invalid (?:URI query parameter|connection option):? "([A-Za-z_]{1,40})"', words)
-    if found and found[1] in {name for name, _ in parse_qsl(conninfo.partition("?")[2], keep_blank_values=True)}:
+    if found and re.search(rf"(?:[?&]|^|\s){found[1]}\s*=", conninfo):
         return NotConfigured(
             f"The connection string has a parameter {found[1]}, which PostgreSQL does not know.",
             advice="It is of another tool: leave it out.",

@@ -24,6 +24,7 @@ from ..errors import (
     from_code,
     is_transient,
 )
+from .addresses import ADDRESS, read_key, read_url
 from .base import Driver, Transport
 from .loop import OwnLoop
 from .observe import Meter
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-_ADDRESS: Final = "SUPABASE_URL is like https://<project>.supabase.co."
 _CLOSED: Final = "The store was closed while this operation ran."
 
 
@@ -111,7 +111,7 @@ class DataApi(Driver[R]):
                 return self._closed()
             return Transient(f"the Data API could not be reached ({error})")
         if isinstance(error, (httpx.UnsupportedProtocol, httpx.InvalidURL)):
-            return NotConfigured("This is no address of a Data API.", advice=_ADDRESS)
+            return NotConfigured("This is no address of a Data API.", advice=ADDRESS)
         if isinstance(error, (httpx.TimeoutException, TimeoutError)):
             return Transient("the Data API did not answer in time")
         return Transient(f"the Data API could not be reached ({str(error) or type(error).__name__})")
@@ -171,8 +171,8 @@ class DataApiDriver(DataApi[_Client]):
 
     def __init__(self, url: str, key: str, *, schema: str, deadline: float, pool_size: int) -> None:
         super().__init__(schema=schema, deadline=deadline, pool_size=pool_size)
-        self._url = _check_url(url)
-        self._headers = _key_headers(key)
+        self._url = read_url(url)
+        self._headers = _key_headers(read_key(key))
 
     def reset(self) -> None:
         super().reset()
@@ -235,18 +235,7 @@ class DataApiDriver(DataApi[_Client]):
         self._loop.stop()
 
 
-def _check_url(url: object) -> str:
-    if not isinstance(url, str) or not url.startswith(("https://", "http://")):
-        raise NotConfigured("SUPABASE_URL is no web address.", advice=_ADDRESS)
-    return url.rstrip("/").removesuffix("/rest/v1")
-
-
-def _key_headers(key: object) -> dict[str, str]:
-    if not isinstance(key, str) or not key or not key.isascii() or any(c.isspace() for c in key):
-        raise NotConfigured(
-            "SUPABASE_KEY cannot be an API key.",
-            advice="It is one of the project's keys (Supabase: Settings > API Keys): a secret or a publishable one.",
-        )
+def _key_headers(key: str) -> dict[str, str]:
     # Legacy keys are JWTs and speak for a role themselves; the newer sb_ keys are none and go alone.
     return {"apikey": key} if key.startswith("sb_") else {"apikey": key, "Authorization": f"Bearer {key}"}
 

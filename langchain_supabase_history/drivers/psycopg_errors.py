@@ -6,13 +6,23 @@ not in it may pass, and is tried again: too many connections, a server that star
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Final
 
 import psycopg
 import psycopg_pool
 
-from ..errors import LOGIN_ADVICE, Forbidden, HistoryError, StoreClosed, Transient, from_code, is_transient
+from ..errors import (
+    LOGIN_ADVICE,
+    Forbidden,
+    HistoryError,
+    NotConfigured,
+    StoreClosed,
+    Transient,
+    from_code,
+    is_transient,
+)
 
 CANNOT_CONNECT: Final = "no connection could be made"
 
@@ -44,6 +54,21 @@ _FINAL: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
         (r"no pg_hba\.conf entry|pg_hba\.conf rejects", LOGIN_ADVICE),
     )
 )
+# What libpq itself says of a connection string or a variable of PostgreSQL's that it cannot use.
+_UNUSABLE: Final = re.compile(
+    r"invalid integer value|invalid [\w\" ]+ value: |invalid port number|definition of service|service file"
+    r"|weak sslmode|could not parse network address|root certificate file"
+    r"|could not (?:open|read|load) .*certificate|private key file",
+    re.IGNORECASE,
+)
+_VARIABLES: Final = tuple(
+    f"PG{name}"
+    for name in (
+        *("HOST", "HOSTADDR", "PORT", "SERVICE", "SERVICEFILE", "CONNECT_TIMEOUT", "TARGETSESSIONATTRS"),
+        *("SSLMODE", "SSLROOTCERT", "SSLCERT", "SSLKEY", "SSLNEGOTIATION", "SSLMINPROTOCOLVERSION"),
+        *("CHANNELBINDING", "GSSENCMODE", "REQUIREAUTH", "LOADBALANCEHOSTS"),
+    )
+)
 _CROWDED_WORDS: Final = re.compile(
     r"too many (?:connections|clients)|max clients|EMAXCONN|remaining connection slots|connection limit", re.IGNORECASE
 )
@@ -67,6 +92,8 @@ def translate(error: psycopg.Error, *, connecting: bool, late: bool = False) -> 
         return StoreClosed("The store was closed while this operation ran.")
     if isinstance(error, (psycopg_pool.PoolTimeout, psycopg_pool.TooManyRequests)):
         return Transient("no connection became free", advice=_CROWDED)
+    if connecting and isinstance(error, psycopg.ProgrammingError):  # psycopg's own reading of the connection string
+        return _unusable(words_of(error))
     if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
         if connecting:
             return _refused(words_of(error))
@@ -75,11 +102,23 @@ def translate(error: psycopg.Error, *, connecting: bool, late: bool = False) -> 
 
 
 def _refused(words: str) -> Exception:
+    if _UNUSABLE.search(words):
+        return _unusable(words)
     for pattern, what_to_do in _FINAL:
         if pattern.search(words):
             return Forbidden(f"The database refused the login: {words}.", advice=what_to_do)
     advice = _CROWDED if _CROWDED_WORDS.search(words) else None
     return Transient(f"{CANNOT_CONNECT} ({words})", advice=advice)
+
+
+def _unusable(words: str) -> NotConfigured:
+    there = [name for name in _VARIABLES if os.environ.get(name)]
+    variables = f" The environment has {', '.join(there)}." if there else ""
+    return NotConfigured(
+        f"A setting of the connection cannot be used: {words}.{variables}",
+        advice="It is in the connection string, or in a variable of PostgreSQL's such as PGPORT: correct it, or leave "
+        "it out.",
+    )
 
 
 def words_of(error: psycopg.Error) -> str:

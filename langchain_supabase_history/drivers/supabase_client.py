@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core.call import Call
 from ..core.identity import Identity, token_subject
+from ..core.settings import check_network
 from ..errors import HistoryError, NotConfigured
 from .data_api import DataApi
 from .observe import Meter
@@ -51,11 +52,13 @@ class ClientDriver(DataApi[None]):
                 "This store has an async supabase client only.",
                 advice="Use the async methods (aload, aappend, ...), or give from_client(client, async_client) both.",
             )
-        client: SyncPostgrestClient = self._own.postgrest
+        with check_network():  # made at its first use
+            client: SyncPostgrestClient = self._own.postgrest
         return client
 
     async def _aclient(self, residents: None) -> AsyncPostgrestClient:
-        client: AsyncPostgrestClient = self._aown.postgrest
+        with check_network():
+            client: AsyncPostgrestClient = self._aown.postgrest
         return client
 
     def _closed(self) -> HistoryError:
@@ -65,7 +68,9 @@ class ClientDriver(DataApi[None]):
         )
 
     def signed_in(self) -> str:
-        token = str((self._own or self._aown).postgrest.headers.get("Authorization", "")).removeprefix("Bearer ")
+        with check_network():
+            headers = (self._own or self._aown).postgrest.headers
+        token = str(headers.get("Authorization", "")).removeprefix("Bearer ")
         return token_subject(token) or ""
 
     async def _aexecute(self, call: Call[T], identity: Identity | None, meter: Meter | None) -> T:

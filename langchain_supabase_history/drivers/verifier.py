@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Final
 
 from ..core.identity import Identity
+from ..core.settings import network_fault
 from ..errors import CLOCK_ADVICE, FRESH_TOKEN, Forbidden, InvalidInput, NotConfigured, Unavailable
 
 if TYPE_CHECKING:
@@ -101,8 +103,9 @@ class Verifier:
                 "What jwks_url leads to holds no key to check access tokens with.",
                 advice=f"{_JWKS} A project with a legacy JWT secret has none there: give jwt_secret=... instead.",
             ) from error
-        except (jwt.PyJWKClientConnectionError, OSError, ValueError) as error:  # ValueError: the answer is no JSON
-            raise Unavailable("The keys that check access tokens could not be fetched from jwks_url.") from error
+        except (jwt.PyJWKClientConnectionError, OSError, ValueError, HTTPException) as error:  # ValueError: no JSON
+            text = "The keys that check access tokens could not be fetched from jwks_url."
+            raise network_fault(error) or Unavailable(text) from error
 
     @staticmethod
     def _no_key(option: str, which: str) -> NotConfigured:

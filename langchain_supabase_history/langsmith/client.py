@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
+from ..core.settings import network_fault
 from ..errors import Forbidden, HistoryError, InvalidInput, NotConfigured, NotFound, Unavailable
 from ..records import Turn
 
@@ -338,6 +339,8 @@ def asking(what: str) -> Iterator[None]:
             ) from error
         if status == 404 or type(error).__name__ == "LangSmithNotFoundError":
             raise NotFound(f"LangSmith does not know {what}.", code=code) from error
+        if status is None and (fault := network_fault(error)) is not None:
+            raise fault from error
         raise Unavailable(
             f"LangSmith did not tell {what}: " + (f"it answered {code}." if code else f"{type(error).__name__}."),
             code=code,

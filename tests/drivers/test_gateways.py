@@ -13,8 +13,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from postgrest import SyncPostgrestClient
 from supabase import ClientOptions, create_client
 
-from langchain_supabase_history import Forbidden, HistoryError, HistoryStore, NotConfigured, Unavailable
-from langchain_supabase_history.drivers.conninfo import read, with_defaults
+from langchain_supabase_history import Forbidden, HistoryError, HistoryStore, Unavailable
 from tests import servers
 from tests.gateways import gateway, pooler
 
@@ -183,71 +182,3 @@ def test_tokens_of_another_identity_provider(shared_database: str, session: str)
         assert store.as_user(other).load(session) == []
         with pytest.raises(Forbidden):
             store.as_user(own).load(session)
-
-
-# --- settings as people have them
-
-PLAIN = "postgresql://u:p@127.0.0.1:5432/db"
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        f"{PLAIN}?pgbouncer=true&connection_limit=1",
-        f"{PLAIN}?schema=public&prepareThreshold=0&workaround=supabase-pooler.vercel&supa=base-pooler.x",
-        f"{PLAIN}?uselibpqcompat=true&charset=utf8",
-        f" '{PLAIN}' ",
-        f'"{PLAIN}"\n',
-        f"psql '{PLAIN}'",
-        f"\ufeff{PLAIN}",
-        PLAIN.replace("postgresql://", "postgresql+psycopg://"),
-        PLAIN.replace("postgresql://", "jdbc:postgresql://"),
-        PLAIN.replace("postgresql://", "POSTGRESQL://"),
-        PLAIN.replace("postgresql://", "postgres://"),
-    ],
-)
-def test_connection_strings_of_other_tools(given: str) -> None:
-    reading = read(given)
-    assert with_defaults(reading.text, 10) == with_defaults(PLAIN, 10)
-    assert reading.notes or given.startswith("postgres://") or "POSTGRESQL" in given
-    assert "u:p" not in " ".join(reading.notes)
-
-
-def test_what_a_connection_string_says_of_tls_is_kept() -> None:
-    assert "sslmode=require" in with_defaults(read(f"{PLAIN}?ssl=require").text, 10)
-    assert "sslmode=disable" in with_defaults(read(f"{PLAIN}?ssl=false&pgbouncer=true").text, 10)
-    options = f"{PLAIN}?options=-c%20statement_timeout%3D5s&pgbouncer=true"
-    assert "statement_timeout=5s" in with_defaults(read(options).text, 10)
-
-
-@pytest.mark.parametrize(
-    ("given", "says"),
-    [
-        (f"{PLAIN}?colour=blue", "colour"),
-        ("https://abc.supabase.co", "web address"),
-        (f"{PLAIN}\n{PLAIN}", "line break"),
-        ("", "connection string"),
-    ],
-)
-def test_what_is_no_connection_string_is_said(given: str, says: str) -> None:
-    with pytest.raises(NotConfigured, match=says) as caught:
-        HistoryStore.from_postgres(given)
-    assert "u:p" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("ALL_PROXY", "socks://127.0.0.1:7890/"),
-        ("ALL_PROXY", "socks5://127.0.0.1:7890/"),
-        ("HTTPS_PROXY", "nonsense://x"),
-        ("SSL_CERT_FILE", "/nowhere/ca.pem"),
-    ],
-)
-def test_network_settings_are_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    monkeypatch.setenv(name, value)
-    with (
-        HistoryStore.from_supabase("https://abc.supabase.co", "sb_secret_x", deadline=1) as store,
-        pytest.raises(NotConfigured, match=name),
-    ):
-        store.load("x")
