@@ -8,7 +8,7 @@ a turn that fails, is cut short, or is killed with its process is recorded, with
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from ..operations.base import Operations
 from .chunks import joined
 from .graphs import Modes, as_invoked, bound_arguments, graph_of, has_checkpointer
 from .output import Keys
+from .page import hand_over
 from .shapes import as_messages
 from .turn import OpenTurn
 
@@ -200,6 +201,14 @@ class RunnableWithHistory(Runnable[Any, Any]):
     def transform(self, input: Iterator[Any], config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
         """Run one turn on an input that arrives in chunks."""
         turn = self._turn(config)
+        stream = self._recorded(turn, input, config, **kwargs)
+        if turn.page is not None:
+            turn.page.close_at_its_end(stream)
+        return stream
+
+    def _recorded(
+        self, turn: OpenTurn, input: Iterator[Any], config: RunnableConfig | None, **kwargs: Any
+    ) -> Generator[Any, None, None]:
         try:
             yield from self._transform_stream_with_config(input, partial(self._transform, turn), config, **kwargs)
         except BaseException as error:
@@ -241,8 +250,7 @@ class RunnableWithHistory(Runnable[Any, Any]):
             yield from self._stream_graph(turn, given, child, kwargs)
         else:
             for chunk in self.bound.stream(given, child, **kwargs):
-                turn.output.add(chunk)
-                yield chunk
+                yield from hand_over(turn.page, [chunk], partial(turn.output.add, chunk))
         turn.save()
 
     async def _atransform(
@@ -269,6 +277,8 @@ class RunnableWithHistory(Runnable[Any, Any]):
         try:
             async for chunk in stream:
                 if turn.graph is None and not passes_through:
+                    if turn.page is not None:
+                        turn.page.check()
                     turn.output.add(chunk)
                 yield chunk
         finally:
@@ -283,11 +293,16 @@ class RunnableWithHistory(Runnable[Any, Any]):
         self, turn: OpenTurn, given: Any, config: RunnableConfig, kwargs: dict[str, Any]
     ) -> Iterator[Any]:
         modes = Modes(turn.graph, {**bound_arguments(self.bound), **kwargs})
-        for chunk in self.bound.stream(given, config, **{**kwargs, **modes.arguments()}):
-            event = modes.read(chunk)
-            passed_on = modes.passed_on(event, chunk)
-            turn.output.state.observe(event, shown=bool(passed_on))
-            yield from passed_on
+        stream = self.bound.stream(given, config, **{**kwargs, **modes.arguments()})
+        try:
+            for chunk in stream:
+                event = modes.read(chunk)
+                passed_on = modes.passed_on(event, chunk)
+                note = partial(turn.output.state.observe, event, shown=bool(passed_on))
+                yield from hand_over(turn.page, passed_on, note)
+        except BaseException as error:
+            turn.fail(error)  # at once: a graph that is closed first waits for its model
+            raise
 
     async def _astream_graph(
         self, turn: OpenTurn, given: Any, config: RunnableConfig, kwargs: dict[str, Any]
@@ -296,6 +311,8 @@ class RunnableWithHistory(Runnable[Any, Any]):
         stream = self.bound.astream(given, config, **{**kwargs, **modes.arguments()})
         try:
             async for chunk in stream:
+                if turn.page is not None:
+                    turn.page.check()
                 event = modes.read(chunk)
                 passed_on = modes.passed_on(event, chunk)
                 turn.output.state.observe(event, shown=bool(passed_on))

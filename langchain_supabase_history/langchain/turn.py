@@ -25,6 +25,7 @@ from .audit import TurnAudit
 from .gained import in_the_end, same_said
 from .graphs import has_channel, is_command, is_resume
 from .output import Keys, Output, at_key, key_of
+from .page import Page, current_page
 from .progress import Progress
 from .shapes import as_messages, with_ids
 from .writing import aexecute_to_its_end, execute_to_its_end
@@ -62,6 +63,7 @@ class OpenTurn:
         self.graph = graph
         self.phase: Phase = Phase.NEW
         self.output: Output = Output(keys, is_graph=graph is not None)
+        self.page: Page | None = current_page()
         self.session_id: str = ""
         self.progress: Progress = Progress(audit=TurnAudit(content=keys.document_content))
         self.question: list[BaseMessage] = []
