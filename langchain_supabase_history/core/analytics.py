@@ -89,8 +89,8 @@ class Analytics:
         days: Of each day that has turns, the oldest first.
         models: Of each model, the most used first.
         feedback: By key.
-        documents: The most used ones, of the 50,000 newest turns.
-        documents_since: When these turns begin; None where there are no more than them.
+        documents: The most used ones, of the newest days that together have 50,000 turns.
+        documents_since: When these days begin; None where there are no others.
     """
 
     total: Activity

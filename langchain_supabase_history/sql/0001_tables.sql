@@ -130,6 +130,7 @@ create table chat_history_turns (
   documents json,
   error text,
   metadata json,
+  first_token_seconds double precision,           -- what the metadata says under this name
   alternative_id uuid,                            -- the alternative that it was taken out into; null: none
   branched boolean not null default false,        -- some of its messages were taken out: it gets no more by its id
   copied boolean not null default false,          -- of a fork: what it used was used once, by the original

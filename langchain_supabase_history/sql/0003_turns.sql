@@ -7,6 +7,7 @@
 --   chat_history_refuse            an error, as an expression; chat_history_json, _objects: json arguments
 --   chat_history_lock              a session's row, locked, made where there is none
 --   chat_history_put_turn          writes down how a turn stands
+--   chat_history_first_token       the seconds to its first token, for analytics
 --   chat_history_show_turn         whether the model is shown a turn's messages follows its status
 --
 -- Every function that writes locks its session's row first, before it touches turns or messages.
@@ -84,6 +85,14 @@ language sql immutable parallel safe set search_path from current as $$
     from (values (array['running', 'interrupted', 'failed', 'completed'])) o (steps)
 $$;
 
+-- The seconds to the first token, as a turn's metadata says; null where it does not say a number that can be right.
+create function chat_history_first_token(json) returns double precision
+language plpgsql immutable set search_path from current as $$
+begin
+  return substring($1 ->> 'first_token_seconds' from '^\d{1,9}(?:\.\d+)?(?:[eE]-\d{1,2})?$')::double precision;
+end
+$$;
+
 -- Write down how a turn of a locked session stands; what is not said now stays as it was said before. A question that
 -- was asked for, by "asked", waits no longer.
 --
@@ -110,11 +119,12 @@ begin
   end if;
   insert into chat_history_turns as t (session_key, user_id, id, ordinal, status, first_position, question, trace_id,
       run_id, project, started_at, ended_at, model, input_tokens, output_tokens, total_tokens, token_details, documents,
-      error, metadata, total_cost)
+      error, metadata, first_token_seconds, total_cost)
     values (session.session_key, session.user_id, given.id, session.last_turn + 1, coalesce(given.status, 'completed'),
       begins_at, asks, given.trace_id, given.run_id, given.project, given.started_at, given.ended_at, given.model,
       given.input_tokens, given.output_tokens, given.total_tokens, given.token_details, given.documents, given.error,
-      given.metadata, given.total_cost)
+      given.metadata, case when given.metadata is not null then chat_history_first_token(given.metadata) end,
+      given.total_cost)
     on conflict (session_key, id) do update set
       status = chat_history_later_status(t.status, excluded.status),
       first_position = coalesce(t.first_position, excluded.first_position),
@@ -132,6 +142,8 @@ begin
       documents = coalesce(excluded.documents, t.documents),
       error = coalesce(excluded.error, t.error),
       metadata = coalesce(excluded.metadata, t.metadata),
+      first_token_seconds = case when excluded.metadata is null then t.first_token_seconds
+                                 else excluded.first_token_seconds end,
       total_cost = coalesce(excluded.total_cost, t.total_cost)
     returning t.* into put;
   return put;

@@ -34,56 +34,62 @@ $$;
 -- "sessions", "users", "input_tokens", "output_tokens", "total_tokens", "total_cost", "seconds",
 -- "first_token_seconds"}], "feedback": [{"key", "given", "average_score", "comments"}], "documents": [{"source",
 -- "turns"}], "documents_since": ...}. `kind` is total, day or model. Seconds are [median, 95th percentile] of the
--- completed turns. A sum of nothing known is null. Documents are read of the 50,000 newest turns: `documents_since` is
--- when these begin, or null where there are no more.
+-- completed turns. A sum of nothing known is null. Documents are read of the newest days that together have 50,000 turns:
+-- `documents_since` is when these begin, or null where there are no others.
 create function chat_history_analytics(
   since timestamptz default null, until timestamptz default null, time_zone text default null,
   max_documents integer default null, user_id text default null)
 returns json
 language plpgsql stable set search_path from current
-  set statement_timeout to '60s' set plan_cache_mode to force_custom_plan as $$
+  set statement_timeout to '60s' set plan_cache_mode to force_custom_plan
+  set work_mem to '32MB' as $$  -- each figure of each group is a sort: a quarter of a million turns in memory
 #variable_conflict use_column
 declare
   owner constant text := chat_history_owner(chat_history_analytics.user_id);
   whose constant text := case when chat_history_analytics.user_id is not null or chat_history_user() is not null then owner end;
   zone constant text := coalesce(nullif(time_zone, ''), 'UTC');
   most constant integer := coalesce(max_documents, 20);
-  newest timestamptz;
+  groups json;
+  read_since timestamptz;
 begin
-  if not exists (select from pg_timezone_names z where z.name = zone) then
-    raise exception 'there is no time zone of this name' using errcode = 'PT400';
-  elsif most not between 0 and 1000 then
+  if most not between 0 and 1000 then
     raise exception 'max_documents is 0 to 1000' using errcode = 'PT400';
   end if;
-  newest := (
-    select coalesce(t.started_at, t.created_at) from chat_history_turns t
-      where not t.copied and (whose is null or t.user_id = whose)
-        and (since is null or coalesce(t.started_at, t.created_at) >= since)
-        and (until is null or coalesce(t.started_at, t.created_at) < until)
-      order by 1 desc offset 49999 limit 1);
+  begin
+    perform now() at time zone zone;
+  exception when invalid_parameter_value then
+    raise exception 'there is no time zone of this name' using errcode = 'PT400';
+  end;
+  groups := (
+    select coalesce(json_agg(g), '[]') from (
+      select case when grouping(t.day) = 0 then 'day' when grouping(t.model) = 0 then 'model' else 'total' end as kind,
+          t.day, t.model, count(*) as turns, count(*) filter (where t.status = 'failed') as failed_turns,
+          count(*) filter (where t.status = 'interrupted') as interrupted_turns,
+          count(*) filter (where t.total_tokens is null) as unmeasured_turns,
+          count(distinct t.session_key) as sessions, count(distinct nullif(t.user_id, '') collate "C") as users,
+          sum(t.input_tokens) as input_tokens, sum(t.output_tokens) as output_tokens,
+          sum(t.total_tokens) as total_tokens, sum(t.total_cost) as total_cost,
+          percentile_cont(array[0.5, 0.95]) within group (order by t.seconds) as seconds,
+          percentile_cont(array[0.5, 0.95]) within group (order by t.first_token) as first_token_seconds
+        from (
+          select s.*, (coalesce(s.started_at, s.created_at) at time zone zone)::date as day,
+              case s.status when 'completed' then date_part('epoch', s.ended_at - s.started_at) end as seconds,
+              case s.status when 'completed' then s.first_token_seconds end as first_token
+            from chat_history_turns s
+            where not s.copied and (whose is null or s.user_id = whose)
+              and (since is null or coalesce(s.started_at, s.created_at) >= since)
+              and (until is null or coalesce(s.started_at, s.created_at) < until)) t
+        group by grouping sets ((), (t.day), (t.model))
+        order by kind desc, t.day, turns desc, t.model) g);
+  -- Documents are the larger part: those of the newest days that together have enough turns.
+  read_since := (
+    select d.day::timestamp at time zone zone from (
+      select e.g ->> 'day' as day, sum((e.g ->> 'turns')::bigint) over (order by e.g ->> 'day' desc) as turns,
+          min(e.g ->> 'day') over () as first_day
+        from json_array_elements(groups) e (g) where e.g ->> 'kind' = 'day') d
+      where d.turns >= 50000 and d.day > d.first_day order by d.day desc limit 1);
   return json_build_object(
-    'groups', (
-      select coalesce(json_agg(g), '[]') from (
-        select case when grouping(t.day) = 0 then 'day' when grouping(t.model) = 0 then 'model' else 'total' end as kind,
-            t.day, t.model, count(*) as turns, count(*) filter (where t.status = 'failed') as failed_turns,
-            count(*) filter (where t.status = 'interrupted') as interrupted_turns,
-            count(*) filter (where t.total_tokens is null) as unmeasured_turns,
-            count(distinct t.session_key) as sessions, count(distinct nullif(t.user_id, '') collate "C") as users,
-            sum(t.input_tokens) as input_tokens, sum(t.output_tokens) as output_tokens,
-            sum(t.total_tokens) as total_tokens, sum(t.total_cost) as total_cost,
-            percentile_cont(array[0.5, 0.95]) within group (order by t.seconds) as seconds,
-            percentile_cont(array[0.5, 0.95]) within group (order by t.first_token) as first_token_seconds
-          from (
-            select s.*, (coalesce(s.started_at, s.created_at) at time zone zone)::date as day,
-                case s.status when 'completed' then date_part('epoch', s.ended_at - s.started_at) end as seconds,
-                case json_typeof(m.first_token) when 'number' then m.first_token::text::float8 end as first_token
-              from chat_history_turns s cross join lateral (
-                select case s.status when 'completed' then s.metadata -> 'first_token_seconds' end as first_token) m
-              where not s.copied and (whose is null or s.user_id = whose)
-                and (since is null or coalesce(s.started_at, s.created_at) >= since)
-                and (until is null or coalesce(s.started_at, s.created_at) < until)) t
-          group by grouping sets ((), (t.day), (t.model))
-          order by kind desc, t.day, turns desc, t.model) g),
+    'groups', groups,
     'feedback', (
       select coalesce(json_agg(f), '[]') from (
         select f.key, count(*) as given, avg(f.score) as average_score, count(f.comment) as comments
@@ -91,8 +97,8 @@ begin
           where (whose is null or f.user_id = whose)
             and (since is null or f.created_at >= since) and (until is null or f.created_at < until)
           group by f.key order by given desc, f.key) f),
-    'documents', chat_history_used_documents(whose, greatest(since, newest), until, most),
-    'documents_since', newest);
+    'documents', chat_history_used_documents(whose, greatest(since, read_since), until, most),
+    'documents_since', read_since);
 end
 $$;
 

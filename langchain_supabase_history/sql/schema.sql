@@ -159,49 +159,55 @@ CREATE FUNCTION public.chat_history_analytics(since timestamp with time zone DEF
     SET search_path TO 'public', 'pg_temp'
     SET statement_timeout TO '60s'
     SET plan_cache_mode TO 'force_custom_plan'
-    AS $$
+    SET work_mem TO '32MB'
+    AS $$  -- each figure of each group is a sort: a quarter of a million turns in memory
 #variable_conflict use_column
 declare
   owner constant text := chat_history_owner(chat_history_analytics.user_id);
   whose constant text := case when chat_history_analytics.user_id is not null or chat_history_user() is not null then owner end;
   zone constant text := coalesce(nullif(time_zone, ''), 'UTC');
   most constant integer := coalesce(max_documents, 20);
-  newest timestamptz;
+  groups json;
+  read_since timestamptz;
 begin
-  if not exists (select from pg_timezone_names z where z.name = zone) then
-    raise exception 'there is no time zone of this name' using errcode = 'PT400';
-  elsif most not between 0 and 1000 then
+  if most not between 0 and 1000 then
     raise exception 'max_documents is 0 to 1000' using errcode = 'PT400';
   end if;
-  newest := (
-    select coalesce(t.started_at, t.created_at) from chat_history_turns t
-      where not t.copied and (whose is null or t.user_id = whose)
-        and (since is null or coalesce(t.started_at, t.created_at) >= since)
-        and (until is null or coalesce(t.started_at, t.created_at) < until)
-      order by 1 desc offset 49999 limit 1);
+  begin
+    perform now() at time zone zone;
+  exception when invalid_parameter_value then
+    raise exception 'there is no time zone of this name' using errcode = 'PT400';
+  end;
+  groups := (
+    select coalesce(json_agg(g), '[]') from (
+      select case when grouping(t.day) = 0 then 'day' when grouping(t.model) = 0 then 'model' else 'total' end as kind,
+          t.day, t.model, count(*) as turns, count(*) filter (where t.status = 'failed') as failed_turns,
+          count(*) filter (where t.status = 'interrupted') as interrupted_turns,
+          count(*) filter (where t.total_tokens is null) as unmeasured_turns,
+          count(distinct t.session_key) as sessions, count(distinct nullif(t.user_id, '') collate "C") as users,
+          sum(t.input_tokens) as input_tokens, sum(t.output_tokens) as output_tokens,
+          sum(t.total_tokens) as total_tokens, sum(t.total_cost) as total_cost,
+          percentile_cont(array[0.5, 0.95]) within group (order by t.seconds) as seconds,
+          percentile_cont(array[0.5, 0.95]) within group (order by t.first_token) as first_token_seconds
+        from (
+          select s.*, (coalesce(s.started_at, s.created_at) at time zone zone)::date as day,
+              case s.status when 'completed' then date_part('epoch', s.ended_at - s.started_at) end as seconds,
+              case s.status when 'completed' then s.first_token_seconds end as first_token
+            from chat_history_turns s
+            where not s.copied and (whose is null or s.user_id = whose)
+              and (since is null or coalesce(s.started_at, s.created_at) >= since)
+              and (until is null or coalesce(s.started_at, s.created_at) < until)) t
+        group by grouping sets ((), (t.day), (t.model))
+        order by kind desc, t.day, turns desc, t.model) g);
+  -- Documents are the larger part: those of the newest days that together have enough turns.
+  read_since := (
+    select d.day::timestamp at time zone zone from (
+      select e.g ->> 'day' as day, sum((e.g ->> 'turns')::bigint) over (order by e.g ->> 'day' desc) as turns,
+          min(e.g ->> 'day') over () as first_day
+        from json_array_elements(groups) e (g) where e.g ->> 'kind' = 'day') d
+      where d.turns >= 50000 and d.day > d.first_day order by d.day desc limit 1);
   return json_build_object(
-    'groups', (
-      select coalesce(json_agg(g), '[]') from (
-        select case when grouping(t.day) = 0 then 'day' when grouping(t.model) = 0 then 'model' else 'total' end as kind,
-            t.day, t.model, count(*) as turns, count(*) filter (where t.status = 'failed') as failed_turns,
-            count(*) filter (where t.status = 'interrupted') as interrupted_turns,
-            count(*) filter (where t.total_tokens is null) as unmeasured_turns,
-            count(distinct t.session_key) as sessions, count(distinct nullif(t.user_id, '') collate "C") as users,
-            sum(t.input_tokens) as input_tokens, sum(t.output_tokens) as output_tokens,
-            sum(t.total_tokens) as total_tokens, sum(t.total_cost) as total_cost,
-            percentile_cont(array[0.5, 0.95]) within group (order by t.seconds) as seconds,
-            percentile_cont(array[0.5, 0.95]) within group (order by t.first_token) as first_token_seconds
-          from (
-            select s.*, (coalesce(s.started_at, s.created_at) at time zone zone)::date as day,
-                case s.status when 'completed' then date_part('epoch', s.ended_at - s.started_at) end as seconds,
-                case json_typeof(m.first_token) when 'number' then m.first_token::text::float8 end as first_token
-              from chat_history_turns s cross join lateral (
-                select case s.status when 'completed' then s.metadata -> 'first_token_seconds' end as first_token) m
-              where not s.copied and (whose is null or s.user_id = whose)
-                and (since is null or coalesce(s.started_at, s.created_at) >= since)
-                and (until is null or coalesce(s.started_at, s.created_at) < until)) t
-          group by grouping sets ((), (t.day), (t.model))
-          order by kind desc, t.day, turns desc, t.model) g),
+    'groups', groups,
     'feedback', (
       select coalesce(json_agg(f), '[]') from (
         select f.key, count(*) as given, avg(f.score) as average_score, count(f.comment) as comments
@@ -209,8 +215,8 @@ begin
           where (whose is null or f.user_id = whose)
             and (since is null or f.created_at >= since) and (until is null or f.created_at < until)
           group by f.key order by given desc, f.key) f),
-    'documents', chat_history_used_documents(whose, greatest(since, newest), until, most),
-    'documents_since', newest);
+    'documents', chat_history_used_documents(whose, greatest(since, read_since), until, most),
+    'documents_since', read_since);
 end
 $$;
 
@@ -623,6 +629,7 @@ CREATE TABLE public.chat_history_turns (
     documents json,
     error text,
     metadata json,
+    first_token_seconds double precision,
     alternative_id uuid,
     branched boolean DEFAULT false NOT NULL,
     copied boolean DEFAULT false NOT NULL,
@@ -952,6 +959,15 @@ CREATE FUNCTION public.chat_history_first_question(public.chat_history_sessions)
     from (select * from chat_history_messages m
             where m.session_key = $1.session_key and m.position > $1.cleared_position order by m.position limit 10) m
     where m.type = 'human' order by m.position limit 1
+$_$;
+
+CREATE FUNCTION public.chat_history_first_token(json) RETURNS double precision
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+begin
+  return substring($1 ->> 'first_token_seconds' from '^\d{1,9}(?:\.\d+)?(?:[eE]-\d{1,2})?$')::double precision;
+end
 $_$;
 
 CREATE FUNCTION public.chat_history_fold(value text) RETURNS text
@@ -1497,13 +1513,13 @@ CREATE FUNCTION public.chat_history_import_turns(public.chat_history_sessions, j
     AS $_$
   insert into chat_history_turns (session_key, user_id, id, ordinal, status, question, trace_id, run_id, project,
       started_at, ended_at, model, input_tokens, output_tokens, total_tokens, token_details, total_cost, documents,
-      error, metadata, alternative_id, branched, copied, created_at)
+      error, metadata, first_token_seconds, alternative_id, branched, copied, created_at)
     select $1.session_key, $1.user_id, n.id,
         case when min(n.ordinal) over () > $1.last_turn then n.ordinal
              else $1.last_turn + row_number() over (order by n.ordinal) end,
         coalesce(n.status, 'completed'), n.question, n.trace_id, n.run_id, n.project, n.started_at, n.ended_at, n.model,
         n.input_tokens, n.output_tokens, n.total_tokens, n.token_details, n.total_cost, n.documents, n.error,
-        n.metadata, n.alternative_id, coalesce(n.branched, false), coalesce(n.copied, false),
+        n.metadata, chat_history_first_token(n.metadata), n.alternative_id, coalesce(n.branched, false), coalesce(n.copied, false),
         coalesce(n.created_at, clock_timestamp())
       from json_populate_recordset(null::chat_history_turns, $2) n
       where not exists (select from chat_history_turns t where t.session_key = $1.session_key and t.id = n.id)
@@ -2447,11 +2463,12 @@ begin
   end if;
   insert into chat_history_turns as t (session_key, user_id, id, ordinal, status, first_position, question, trace_id,
       run_id, project, started_at, ended_at, model, input_tokens, output_tokens, total_tokens, token_details, documents,
-      error, metadata, total_cost)
+      error, metadata, first_token_seconds, total_cost)
     values (session.session_key, session.user_id, given.id, session.last_turn + 1, coalesce(given.status, 'completed'),
       begins_at, asks, given.trace_id, given.run_id, given.project, given.started_at, given.ended_at, given.model,
       given.input_tokens, given.output_tokens, given.total_tokens, given.token_details, given.documents, given.error,
-      given.metadata, given.total_cost)
+      given.metadata, case when given.metadata is not null then chat_history_first_token(given.metadata) end,
+      given.total_cost)
     on conflict (session_key, id) do update set
       status = chat_history_later_status(t.status, excluded.status),
       first_position = coalesce(t.first_position, excluded.first_position),
@@ -2469,6 +2486,8 @@ begin
       documents = coalesce(excluded.documents, t.documents),
       error = coalesce(excluded.error, t.error),
       metadata = coalesce(excluded.metadata, t.metadata),
+      first_token_seconds = case when excluded.metadata is null then t.first_token_seconds
+                                 else excluded.first_token_seconds end,
       total_cost = coalesce(excluded.total_cost, t.total_cost)
     returning t.* into put;
   return put;

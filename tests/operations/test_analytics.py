@@ -197,13 +197,13 @@ def test_documents_of_very_many_turns_are_those_of_the_newest(own: HistoryStore)
     with psycopg.connect(own.driver._conninfo, autocommit=True) as conn:  # type: ignore[attr-defined]
         conn.execute(
             "insert into chat_history_turns (session_key, user_id, id, ordinal, started_at, documents) "
-            "select session_key, user_id, gen_random_uuid(), 1 + n, %s + n * interval '1 second', %s::json "
+            "select session_key, user_id, gen_random_uuid(), 1 + n, %s + n * interval '1 millisecond', %s::json "
             "from chat_history_sessions, generate_series(1, 50000) n",
             [DAY, '[{"source": "new.md"}]'],
         )
     found = own.analytics()
     assert found.total.turns == 50_001
-    assert (found.documents, found.documents_since) == ([DocumentUse("new.md", 50_000)], DAY + timedelta(seconds=1))
+    assert (found.documents, found.documents_since) == ([DocumentUse("new.md", 50_000)], DAY.replace(hour=0))
     # What is no list of objects is passed over.
     with psycopg.connect(own.driver._conninfo, autocommit=True) as conn:  # type: ignore[attr-defined]
         conn.execute("""update chat_history_turns set documents = '["text", 7, null, {"source": ""}]'""")
