@@ -21,7 +21,7 @@ from mkdocs.structure.pages import Page
 from scripts.reference import missing
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-_TOP: Final = {"changelog.md": "CHANGELOG.md"}
+_TOP: Final = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
 _logger: Final = logging.getLogger("mkdocs.plugins.site")  # below mkdocs: its warnings count as mkdocs' own
 _markdown: Final[dict[str, str]] = {}
 _navigation: Final[list[Navigation]] = []
@@ -50,7 +50,7 @@ def on_nav(nav: Navigation, config: MkDocsConfig, files: Files) -> Navigation:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Let links to the files at the top lead to their pages, and keep the page's Markdown."""
     for name, source in _TOP.items():
-        markdown = markdown.replace(f"](../{source}", f"]({name}")
+        markdown = re.sub(rf"\]\(\.\./((?:\.\./)*){source}", rf"](\1{name}", markdown)
     _markdown[page.file.src_uri] = markdown
     return markdown
 

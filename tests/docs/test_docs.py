@@ -31,7 +31,7 @@ from langchain_supabase_history.doctor.environment import langsmith
 from langchain_supabase_history.transfer.sheets_google import service_account
 from tests import servers, sheets_server
 
-PAGES = [servers.ROOT / "README.md", *sorted((servers.ROOT / "docs").glob("*.md"))]
+PAGES = [servers.ROOT / "README.md", servers.ROOT / "CONTRIBUTING.md", *sorted((servers.ROOT / "docs").glob("*.md"))]
 EXAMPLES = sorted((servers.ROOT / "examples").glob("*.py"))
 POSTGRESQL = servers.ROOT / "docs" / "postgresql.md"
 COMMAND = "langchain-supabase-history"
@@ -388,7 +388,8 @@ def test_every_test_that_a_page_names_exists() -> None:
 def test_every_link_to_a_file_leads_to_one() -> None:
     for page in PAGES:
         text = page.read_text()
-        linked = re.findall(r"\]\((?!http)([^)#]+)", text)
+        prose = re.sub(r"^( *)```.*?^\1```$", "", text, flags=re.DOTALL | re.MULTILINE)
+        linked = re.findall(r"\]\((?!http)([^)#]+)", prose)
         assert all((page.parent / target).exists() for target in linked), linked
         for named in re.findall(r"`((?:examples|docs|tests)/[\w./]+)`", text):
             assert (servers.ROOT / named).exists(), named
