@@ -150,6 +150,19 @@ def test_every_python_block_runs_and_prints_what_it_says(environment: None, page
     assert opened, "a page with code opens a store"
 
 
+def test_the_first_day_needs_no_account_until_its_last_section(folder: Path) -> None:
+    page = servers.ROOT / "docs" / "quickstart.md"
+    alone = page.read_text().partition("\n## 8. On Supabase\n")[0].count("\n")
+    code = [block.text for block in blocks(page, "python") if block.line < alone]
+    assert len(code) > 8
+    assert not any("SUPABASE" in text or "from_env" in text for text in code)
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("SUPABASE_", "LANG"))}
+    env |= {"XDG_DATA_HOME": str(folder), "HOME": str(folder)}
+    done = run([sys.executable, "-W", "error", "-c", "\n".join(code)], cwd=folder, env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [line for text in code for line in promised(text)]
+
+
 # --- Streamlit, the real one
 
 
