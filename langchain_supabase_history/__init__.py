@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .langchain.runnable import RunnableWithHistory as RunnableWithHistory
     from .migrations import migrate as migrate
     from .operations.pages import aiterate as aiterate, iterate as iterate
+    from .operations.streams import Delta as Delta
     from .records import (
         Alternative as Alternative,
         Feedback as Feedback,
@@ -61,8 +62,9 @@ _MODULES = {
     "langchain.history": "SupabaseChatMessageHistory",
     "migrations": "migrate",
     "operations.pages": "aiterate iterate",
-    "records": "Alternative Feedback Operation Page Pruned Reassigned SearchHit Session Share StoredMessage Turn Usage "
-    "Window",
+    "operations.streams": "Delta",
+    "records": "Alternative Feedback Operation Page Pruned Reassigned SearchHit Session Share StoredMessage Turn "
+    "Usage Window",
     "langchain.runnable": "RunnableWithHistory",
     "store": "HistoryStore",
 }

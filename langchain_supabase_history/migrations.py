@@ -50,7 +50,9 @@ begin
         or to_regclass('{schema}.chat_history_turns') is not null
         or to_regclass('{schema}.chat_history_feedback') is not null
         or to_regclass('{schema}.chat_history_alternatives') is not null
-        or to_regclass('{schema}.chat_history_shares') is not null) then
+        or to_regclass('{schema}.chat_history_shares') is not null
+        or to_regclass('{schema}.chat_history_streams') is not null
+        or to_regclass('{schema}.chat_history_deltas') is not null) then
       raise exception 'schema {schema} has a chat_history_... table that {library} did not make'
         using errcode = '42P07', hint = 'Rename that table, or install into another schema.';
     end if;

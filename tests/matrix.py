@@ -17,6 +17,8 @@ import psycopg
 from langchain_core.messages import AIMessage, HumanMessage
 
 from langchain_supabase_history import HistoryStore, Turn
+from langchain_supabase_history.operations.messages import begin_call
+from langchain_supabase_history.operations.streams import write_call
 
 NAME = "a name that both of them use"
 # What an attack must never be answered, for then it was none: the statement or its arguments could not be read.
@@ -33,6 +35,7 @@ class Victim:
     message_id: str
     turn_id: str
     row: dict[str, Any]
+    running_id: str = str(uuid.UUID(int=0))  # of a turn whose answer is being written
 
 
 @dataclass(frozen=True)
@@ -177,6 +180,9 @@ def plant(store: HistoryStore, conninfo: str, user_id: str, name: str = NAME) ->
     )
     stored = view.append(name, [HumanMessage(marker), AIMessage(marker)], turn=turn)
     view.add_feedback(name, stored[0], "helpful", score=1, comment=marker, value=marker)
+    running = Turn(uuid.uuid4(), status="running")
+    store.execute(begin_call(view.scope, name, [HumanMessage(marker)], running))
+    store.execute(write_call(view.scope, name, running.id, uuid.uuid4(), 0, marker, lease=3600))
     with psycopg.connect(conninfo, autocommit=True) as conn:
         row = conn.execute(
             "update chat_history_sessions s set title = %s, metadata = json_build_object('a', %s::text) "
@@ -185,7 +191,7 @@ def plant(store: HistoryStore, conninfo: str, user_id: str, name: str = NAME) ->
         ).fetchone()
     assert row is not None
     known = {**row[1], "title": None, "metadata": None}  # an attacker may know all of a row but its content
-    return Victim(user_id, marker, row[0], str(stored[0].id), str(turn.id), known)
+    return Victim(user_id, marker, row[0], str(stored[0].id), str(turn.id), known, str(running.id))
 
 
 # --- attacks on tables
@@ -326,6 +332,13 @@ ROWS: dict[str, Any] = {
     },
     "chat_history_alternatives": lambda v: {"id": str(uuid.uuid4()), "position": 1, "message_count": 1, "parked": 1},
     "chat_history_shares": lambda v: {"token_hash": "\\x00", "messages": []},
+    "chat_history_streams": lambda v: {
+        "turn_id": v.running_id,
+        "answer_id": str(uuid.uuid4()),
+        "beat_at": "2026-01-01T00:00:00Z",
+        "lost_at": "2026-01-01T00:00:00Z",
+    },
+    "chat_history_deltas": lambda v: {"turn_id": v.running_id, "position": 99, "text": "slipped in"},
 }
 KEYS = {
     "chat_history_messages": "position",
@@ -333,6 +346,8 @@ KEYS = {
     "chat_history_feedback": "id",
     "chat_history_alternatives": "id",
     "chat_history_shares": "token_hash",
+    "chat_history_streams": "turn_id",
+    "chat_history_deltas": "turn_id, position",
 }
 
 
@@ -445,6 +460,9 @@ def _value(function: str, name: str, kind: str, victim: Victim, user_id: str | N
         "tokens": [1],
         "known_revision": None,
         "after_position": None,
+        "turn_id": victim.running_id,
+        "text": "slipped in",
+        "lease": 60.0,
         "epoch": None,
         "since": None,
         "until": None,

@@ -11,6 +11,7 @@ from .retention import Retention
 from .search import Search
 from .sessions import Sessions
 from .sharing import Sharing
+from .streams import Streams
 from .turns import Turns
 from .usage import UsageOperations
 
@@ -18,6 +19,7 @@ from .usage import UsageOperations
 class Conversations(
     Messages,
     Turns,
+    Streams,
     Sessions,
     Search,
     Branches,

@@ -221,6 +221,10 @@ begin
   if (call ->> 'id')::uuid = session.erased_turn_id then
     raise exception 'the session was cleared or deleted after the question was asked' using errcode = 'PT409';
   end if;
+  if exists (select from chat_history_streams g where g.session_key = session.session_key) then
+    perform chat_history_settle_streams(session);  -- what is left of an answer whose writer is gone comes before
+    session := chat_history_lock(session.user_id, session.session_id);
+  end if;
   begun := chat_history_put_turn(
     session, json_build_object('id', call -> 'id', 'status', 'running', 'started_at', call -> 'started_at',
                                'trace_id', call -> 'trace_id', 'run_id', call -> 'run_id', 'project', call -> 'project'),
@@ -252,7 +256,8 @@ language sql set search_path from current as $$
 $$;
 
 -- Mark turns that have been running for longer than so many seconds as interrupted. Only their status changes: the
--- question stays on the turn, and a late answer still completes it. Answers {"interrupted": how many}.
+-- question stays on the turn, and a late answer still completes it. Of an answer that was being written by somebody who is
+-- gone, what is there is stored. Answers {"interrupted": how many}.
 create function chat_history_interrupt_turns(session_id text, older_than double precision, user_id text default null)
 returns json
 language plpgsql set search_path from current as $$
@@ -260,18 +265,21 @@ language plpgsql set search_path from current as $$
 declare
   owner constant text := chat_history_owner(chat_history_interrupt_turns.user_id);
   of_session constant uuid := chat_history_key(owner, chat_history_interrupt_turns.session_id);
+  session chat_history_sessions;
+  settled integer;
   marked integer;
 begin
   if (older_than between 0 and 1e9) is not true then  -- NaN is above all numbers
     raise exception 'older_than is a number of seconds from 0 to 1e9' using errcode = 'PT400';
   end if;
-  perform from chat_history_sessions s where s.session_key = of_session for update;
+  select s.* into session from chat_history_sessions s where s.session_key = of_session for update;
+  settled := chat_history_settle_streams(session);
   update chat_history_turns t set status = 'interrupted'
     where t.session_key = of_session and t.status = 'running'
       and t.created_at <= clock_timestamp() - make_interval(secs => older_than);
   get diagnostics marked = row_count;
   update chat_history_sessions s set revision = s.revision + 1 where s.session_key = of_session and marked > 0;
-  return json_build_object('interrupted', marked);
+  return json_build_object('interrupted', marked + settled);
 end
 $$;
 

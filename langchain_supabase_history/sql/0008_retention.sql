@@ -136,6 +136,14 @@ begin
   if after_session is null and not dry_run then  -- shares are few: all that have ended go with the first batch
     delete from chat_history_shares h
       where (everyone or h.user_id = owner) and (h.revoked_at is not null or h.expires_at < clock_timestamp());
+    for session in  -- as few are the answers whose writer is gone
+      select s.* from chat_history_sessions s
+        where (everyone or s.user_id = owner) and s.session_key in (
+          select g.session_key from chat_history_streams g where g.lost_at < clock_timestamp())
+        order by s.session_key for update skip locked
+    loop
+      perform chat_history_settle_streams(session);
+    end loop;
   end if;
   select s.session_key into stop from chat_history_sessions s
     where (everyone or s.user_id = owner) and s.session_key > last

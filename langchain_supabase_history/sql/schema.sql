@@ -412,6 +412,10 @@ begin
   if (call ->> 'id')::uuid = session.erased_turn_id then
     raise exception 'the session was cleared or deleted after the question was asked' using errcode = 'PT409';
   end if;
+  if exists (select from chat_history_streams g where g.session_key = session.session_key) then
+    perform chat_history_settle_streams(session);  -- what is left of an answer whose writer is gone comes before
+    session := chat_history_lock(session.user_id, session.session_id);
+  end if;
   begun := chat_history_put_turn(
     session, json_build_object('id', call -> 'id', 'status', 'running', 'started_at', call -> 'started_at',
                                'trace_id', call -> 'trace_id', 'run_id', call -> 'run_id', 'project', call -> 'project'),
@@ -976,6 +980,56 @@ CREATE FUNCTION public.chat_history_fold(value text) RETURNS text
     AS $$
   select lower(case when octet_length(value) = length(value) then value  -- nothing but ASCII
     else normalize(regexp_replace(normalize(value, NFD), U&'[\0300-\036F]', '', 'g'), NFC) end)
+$$;
+
+CREATE FUNCTION public.chat_history_follow_turn(session_id text, turn_id uuid DEFAULT NULL::uuid, after integer DEFAULT 0, user_id text DEFAULT NULL::text) RETURNS json
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+#variable_conflict use_column
+declare
+  owner constant text := chat_history_owner(chat_history_follow_turn.user_id);
+  of_session constant uuid := chat_history_key(owner, chat_history_follow_turn.session_id);
+  skipped constant integer := coalesce(chat_history_follow_turn.after, 0);
+  followed uuid := chat_history_follow_turn.turn_id;
+  session chat_history_sessions;
+  turn chat_history_turns;
+  is_written boolean := false;
+  begins integer := 0;
+  said text;
+begin
+  if skipped < 0 then
+    raise exception 'after is 0 or more characters' using errcode = 'PT400';
+  end if;
+  if followed is null then
+    select g.turn_id into followed from chat_history_streams g join chat_history_turns t
+        on t.session_key = g.session_key and t.id = g.turn_id
+      where g.session_key = of_session order by t.ordinal desc limit 1;
+  end if;
+  if exists (
+    select from chat_history_streams g where g.session_key = of_session and g.lost_at < clock_timestamp()) then
+    select s.* into session from chat_history_sessions s where s.session_key = of_session for update;
+    perform chat_history_settle_streams(session);
+  end if;
+  select t.* into turn from chat_history_turns t join chat_history_sessions s on s.session_key = t.session_key
+    where t.session_key = of_session and t.id = followed and t.alternative_id is null and t.ordinal > s.cleared_turn;
+  if not found then
+    return null;
+  end if;
+  if turn.question is null then
+    select string_agg(chat_history_said(m.data), '' order by m.position) into said from chat_history_messages m
+      where m.session_key = of_session and m.position >= turn.first_position and m.turn_id = turn.id and m.type = 'ai';
+  else
+    select min(d.position), string_agg(d.text, '' order by d.position) into begins, said from chat_history_deltas d
+      where d.session_key = of_session and d.turn_id = turn.id and d.position + length(d.text) > skipped;
+    is_written := exists (
+      select from chat_history_streams g where g.session_key = of_session and g.turn_id = turn.id);
+  end if;
+  said := coalesce(substr(said, 1 + greatest(skipped - begins, 0)), '');
+  return json_build_object('turn_id', turn.id, 'status', turn.status, 'running', is_written,
+                           'position', skipped + length(said), 'text', said);
+end
 $$;
 
 CREATE FUNCTION public.chat_history_fork_session(session_id text, new_session_id text, upto bigint DEFAULT NULL::bigint, message_id uuid DEFAULT NULL::uuid, user_id text DEFAULT NULL::text, request uuid DEFAULT NULL::uuid) RETURNS json
@@ -1561,18 +1615,21 @@ CREATE FUNCTION public.chat_history_interrupt_turns(session_id text, older_than 
 declare
   owner constant text := chat_history_owner(chat_history_interrupt_turns.user_id);
   of_session constant uuid := chat_history_key(owner, chat_history_interrupt_turns.session_id);
+  session chat_history_sessions;
+  settled integer;
   marked integer;
 begin
   if (older_than between 0 and 1e9) is not true then  -- NaN is above all numbers
     raise exception 'older_than is a number of seconds from 0 to 1e9' using errcode = 'PT400';
   end if;
-  perform from chat_history_sessions s where s.session_key = of_session for update;
+  select s.* into session from chat_history_sessions s where s.session_key = of_session for update;
+  settled := chat_history_settle_streams(session);
   update chat_history_turns t set status = 'interrupted'
     where t.session_key = of_session and t.status = 'running'
       and t.created_at <= clock_timestamp() - make_interval(secs => older_than);
   get diagnostics marked = row_count;
   update chat_history_sessions s set revision = s.revision + 1 where s.session_key = of_session and marked > 0;
-  return json_build_object('interrupted', marked);
+  return json_build_object('interrupted', marked + settled);
 end
 $$;
 
@@ -2309,6 +2366,14 @@ begin
   if after_session is null and not dry_run then  -- shares are few: all that have ended go with the first batch
     delete from chat_history_shares h
       where (everyone or h.user_id = owner) and (h.revoked_at is not null or h.expires_at < clock_timestamp());
+    for session in  -- as few are the answers whose writer is gone
+      select s.* from chat_history_sessions s
+        where (everyone or s.user_id = owner) and s.session_key in (
+          select g.session_key from chat_history_streams g where g.lost_at < clock_timestamp())
+        order by s.session_key for update skip locked
+    loop
+      perform chat_history_settle_streams(session);
+    end loop;
   end if;
   select s.session_key into stop from chat_history_sessions s
     where (everyone or s.user_id = owner) and s.session_key > last
@@ -2653,6 +2718,18 @@ begin
 end
 $$;
 
+CREATE FUNCTION public.chat_history_said(json) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+  select case when json_typeof($1 -> 'content') = 'array' then coalesce((
+      select string_agg(chat_history_text(json_build_object('content', case json_typeof(e.part)
+          when 'string' then e.part when 'object' then e.part -> 'text' end)), '' order by e.n)
+        from json_array_elements($1 -> 'content') with ordinality e (part, n)
+        where json_typeof(e.part) = 'string' or json_typeof(e.part) = 'object' and e.part ->> 'type' = 'text'), '')
+    else chat_history_text($1) end
+$_$;
+
 CREATE FUNCTION public.chat_history_same_data(json, json) RETURNS boolean
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'public', 'pg_temp'
@@ -2868,6 +2945,40 @@ CREATE FUNCTION public.chat_history_settle(public.chat_history_sessions) RETURNS
     where s.session_key = $1.session_key and s.revision <> $1.revision
 $_$;
 
+CREATE FUNCTION public.chat_history_settle_streams(public.chat_history_sessions) RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+declare
+  session alias for $1;
+  lost record;
+  said text;
+  settled integer := 0;
+begin
+  for lost in
+    select g.turn_id, g.answer_id, g.beat_at,
+        t.question is not null and t.alternative_id is null and t.ordinal > session.cleared_turn as is_open
+      from chat_history_streams g join chat_history_turns t on t.session_key = g.session_key and t.id = g.turn_id
+      where g.session_key = session.session_key and g.lost_at < clock_timestamp()
+      order by t.ordinal for update of g
+  loop
+    if lost.is_open then
+      select string_agg(d.text, '' order by d.position) into said from chat_history_deltas d
+        where d.session_key = session.session_key and d.turn_id = lost.turn_id;
+      perform chat_history_append(
+        session.session_id, user_id => session.user_id,
+        ids => case when said is null then '{}'::uuid[] else array[lost.answer_id] end,
+        types => case when said is null then '{}'::text[] else '{ai}' end,
+        data => case when said is null then '{}'::json[] else array[json_build_object('content', said)] end,
+        turn => json_build_object('id', lost.turn_id, 'status', 'interrupted', 'asked', true, 'ended_at', lost.beat_at));
+      settled := settled + 1;
+    end if;
+    delete from chat_history_streams g where g.session_key = session.session_key and g.turn_id = lost.turn_id;
+  end loop;
+  return settled;
+end
+$_$;
+
 CREATE FUNCTION public.chat_history_share_session(session_id text, token_hash text, expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone, user_id text DEFAULT NULL::text) RETURNS json
     LANGUAGE plpgsql
     SET search_path TO 'public', 'pg_temp'
@@ -3042,6 +3153,28 @@ begin
   return found;
 end
 $_$;
+
+CREATE FUNCTION public.chat_history_stop_turn(session_id text, turn_id uuid DEFAULT NULL::uuid, user_id text DEFAULT NULL::text) RETURNS json
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+declare
+  owner constant text := chat_history_owner(chat_history_stop_turn.user_id);
+  session chat_history_sessions;
+  settled integer;
+  asked integer;
+begin
+  select s.* into session from chat_history_sessions s
+    where s.session_key = chat_history_key(owner, chat_history_stop_turn.session_id) for update;
+  settled := chat_history_settle_streams(session);
+  update chat_history_streams g set stopped = true
+    where g.session_key = session.session_key
+      and g.turn_id = coalesce(chat_history_stop_turn.turn_id, g.turn_id);
+  get diagnostics asked = row_count;
+  return json_build_object('stopping', asked + settled);
+end
+$$;
 
 CREATE FUNCTION public.chat_history_sweep(public.chat_history_sessions, integer) RETURNS json
     LANGUAGE plpgsql
@@ -3622,6 +3755,66 @@ begin
 end
 $$;
 
+CREATE FUNCTION public.chat_history_write_deltas(session_id text, turn_id uuid, answer_id uuid DEFAULT NULL::uuid, after integer DEFAULT 0, text text DEFAULT ''::text, lease double precision DEFAULT 15, user_id text DEFAULT NULL::text) RETURNS json
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+#variable_conflict use_column
+declare
+  owner constant text := chat_history_owner(chat_history_write_deltas.user_id);
+  of_session constant uuid := chat_history_key(owner, chat_history_write_deltas.session_id);
+  of_turn constant uuid := chat_history_write_deltas.turn_id;
+  said constant text := coalesce(chat_history_write_deltas.text, '');
+  at constant timestamptz := clock_timestamp();
+  stream chat_history_streams;
+  is_there boolean;
+  is_open boolean;
+begin
+  if of_turn is null or (lease between 1 and 86400) is not true or length(said) > 100000
+     or (chat_history_write_deltas.after between 0 and 100000000) is not true then
+    raise exception 'deltas are of a turn, at most 100000 characters after 0 to 1e8 others, with a lease of 1 to '
+      '86400 seconds' using errcode = 'PT422';
+  end if;
+  select t.alternative_id is null and t.ordinal > s.cleared_turn, t.question is not null into is_there, is_open
+    from chat_history_turns t join chat_history_sessions s on s.session_key = t.session_key
+    where t.session_key = of_session and t.id = of_turn;
+  if (is_there and is_open) is not true then
+    delete from chat_history_streams g where g.session_key = of_session and g.turn_id = of_turn;
+    return json_build_object('running', false, 'stopped', is_there is not true, 'position', 0);
+  end if;
+  select g.* into stream from chat_history_streams g
+    where g.session_key = of_session and g.turn_id = of_turn for update;
+  if not found then
+    begin
+      insert into chat_history_streams (session_key, user_id, turn_id, answer_id, beat_at, lost_at)
+        values (of_session, owner, of_turn, coalesce(chat_history_write_deltas.answer_id, gen_random_uuid()), at,
+                at + make_interval(secs => lease))
+        on conflict do nothing;
+    exception when foreign_key_violation then  -- deleted just now
+      return json_build_object('running', false, 'stopped', true, 'position', 0);
+    end;
+    select g.* into strict stream from chat_history_streams g
+      where g.session_key = of_session and g.turn_id = of_turn for update;
+  end if;
+  if said <> '' and stream.written = chat_history_write_deltas.after then
+    -- A row holds about a thousand characters, however often something is added.
+    update chat_history_deltas d set text = d.text || said
+      where d.session_key = of_session and d.turn_id = of_turn and d.position = stream.open_at and length(d.text) < 1000;
+    if not found then
+      insert into chat_history_deltas (session_key, user_id, turn_id, position, text)
+        values (of_session, owner, of_turn, stream.written, said);
+      stream.open_at := stream.written;
+    end if;
+    stream.written := stream.written + length(said);
+  end if;
+  update chat_history_streams g set
+      written = stream.written, open_at = stream.open_at, beat_at = at, lost_at = at + make_interval(secs => lease)
+    where g.session_key = of_session and g.turn_id = of_turn;
+  return json_build_object('running', true, 'stopped', stream.stopped, 'position', stream.written);
+end
+$$;
+
 CREATE VIEW public.chat_history_daily_usage WITH (security_invoker='true') AS
  SELECT ((COALESCE(started_at, created_at) AT TIME ZONE 'UTC'::text))::date AS day,
     NULLIF(user_id, ''::text) AS user_id,
@@ -3637,6 +3830,16 @@ CREATE VIEW public.chat_history_daily_usage WITH (security_invoker='true') AS
    FROM public.chat_history_turns t
   WHERE (NOT copied)
   GROUP BY (((COALESCE(started_at, created_at) AT TIME ZONE 'UTC'::text))::date), NULLIF(user_id, ''::text), model;
+
+CREATE UNLOGGED TABLE public.chat_history_deltas (
+    session_key uuid NOT NULL,
+    user_id text NOT NULL,
+    turn_id uuid NOT NULL,
+    "position" integer NOT NULL,
+    text text NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+)
+WITH (fillfactor='50');
 
 CREATE VIEW public.chat_history_feedback_summary WITH (security_invoker='true') AS
  SELECT ((created_at AT TIME ZONE 'UTC'::text))::date AS day,
@@ -3736,8 +3939,25 @@ CREATE TABLE public.chat_history_shares (
     revoked_at timestamp with time zone
 );
 
+CREATE UNLOGGED TABLE public.chat_history_streams (
+    session_key uuid NOT NULL,
+    user_id text NOT NULL,
+    turn_id uuid NOT NULL,
+    answer_id uuid NOT NULL,
+    written integer DEFAULT 0 NOT NULL,
+    open_at integer DEFAULT 0 NOT NULL,
+    stopped boolean DEFAULT false NOT NULL,
+    beat_at timestamp with time zone NOT NULL,
+    lost_at timestamp with time zone NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+)
+WITH (fillfactor='50');
+
 ALTER TABLE ONLY public.chat_history_alternatives
     ADD CONSTRAINT chat_history_alternatives_pkey PRIMARY KEY (session_key, id);
+
+ALTER TABLE ONLY public.chat_history_deltas
+    ADD CONSTRAINT chat_history_deltas_pkey PRIMARY KEY (session_key, turn_id, "position");
 
 ALTER TABLE ONLY public.chat_history_feedback
     ADD CONSTRAINT chat_history_feedback_pkey PRIMARY KEY (session_key, id);
@@ -3762,6 +3982,12 @@ ALTER TABLE ONLY public.chat_history_sessions
 
 ALTER TABLE ONLY public.chat_history_shares
     ADD CONSTRAINT chat_history_shares_pkey PRIMARY KEY (session_key, token_hash);
+
+ALTER TABLE ONLY public.chat_history_streams
+    ADD CONSTRAINT chat_history_streams_pkey PRIMARY KEY (session_key, turn_id);
+
+ALTER TABLE ONLY public.chat_history_streams
+    ADD CONSTRAINT chat_history_streams_session_key_turn_id_user_id_key UNIQUE (session_key, turn_id, user_id);
 
 ALTER TABLE ONLY public.chat_history_turns
     ADD CONSTRAINT chat_history_turns_pkey PRIMARY KEY (session_key, id);
@@ -3816,6 +4042,9 @@ CREATE OR REPLACE VIEW public.chat_history_session_usage WITH (security_invoker=
 ALTER TABLE ONLY public.chat_history_alternatives
     ADD CONSTRAINT chat_history_alternatives_session_key_user_id_fkey FOREIGN KEY (session_key, user_id) REFERENCES public.chat_history_sessions(session_key, user_id) ON DELETE CASCADE;
 
+ALTER TABLE ONLY public.chat_history_deltas
+    ADD CONSTRAINT chat_history_deltas_session_key_turn_id_user_id_fkey FOREIGN KEY (session_key, turn_id, user_id) REFERENCES public.chat_history_streams(session_key, turn_id, user_id) ON DELETE CASCADE;
+
 ALTER TABLE ONLY public.chat_history_feedback
     ADD CONSTRAINT chat_history_feedback_session_key_user_id_fkey FOREIGN KEY (session_key, user_id) REFERENCES public.chat_history_sessions(session_key, user_id) ON DELETE CASCADE;
 
@@ -3825,10 +4054,18 @@ ALTER TABLE ONLY public.chat_history_messages
 ALTER TABLE ONLY public.chat_history_shares
     ADD CONSTRAINT chat_history_shares_session_key_user_id_fkey FOREIGN KEY (session_key, user_id) REFERENCES public.chat_history_sessions(session_key, user_id) ON DELETE CASCADE;
 
+ALTER TABLE ONLY public.chat_history_streams
+    ADD CONSTRAINT chat_history_streams_session_key_turn_id_fkey FOREIGN KEY (session_key, turn_id) REFERENCES public.chat_history_turns(session_key, id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.chat_history_streams
+    ADD CONSTRAINT chat_history_streams_session_key_user_id_fkey FOREIGN KEY (session_key, user_id) REFERENCES public.chat_history_sessions(session_key, user_id) ON DELETE CASCADE;
+
 ALTER TABLE ONLY public.chat_history_turns
     ADD CONSTRAINT chat_history_turns_session_key_user_id_fkey FOREIGN KEY (session_key, user_id) REFERENCES public.chat_history_sessions(session_key, user_id) ON DELETE CASCADE;
 
 ALTER TABLE public.chat_history_alternatives ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.chat_history_deltas ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.chat_history_feedback ENABLE ROW LEVEL SECURITY;
 
@@ -3840,11 +4077,17 @@ ALTER TABLE public.chat_history_sessions ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.chat_history_shares ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE public.chat_history_streams ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE public.chat_history_turns ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY owner ON public.chat_history_alternatives USING ((user_id = ( SELECT public.chat_history_user() AS chat_history_user))) WITH CHECK (((user_id = ( SELECT public.chat_history_user() AS chat_history_user)) AND (EXISTS ( SELECT
    FROM public.chat_history_sessions s
   WHERE ((s.session_key = chat_history_alternatives.session_key) AND (s.user_id = chat_history_alternatives.user_id))))));
+
+CREATE POLICY owner ON public.chat_history_deltas USING ((user_id = ( SELECT public.chat_history_user() AS chat_history_user))) WITH CHECK (((user_id = ( SELECT public.chat_history_user() AS chat_history_user)) AND (EXISTS ( SELECT
+   FROM public.chat_history_sessions s
+  WHERE ((s.session_key = chat_history_deltas.session_key) AND (s.user_id = chat_history_deltas.user_id))))));
 
 CREATE POLICY owner ON public.chat_history_feedback USING ((user_id = ( SELECT public.chat_history_user() AS chat_history_user))) WITH CHECK (((user_id = ( SELECT public.chat_history_user() AS chat_history_user)) AND (EXISTS ( SELECT
    FROM public.chat_history_sessions s
@@ -3859,6 +4102,10 @@ CREATE POLICY owner ON public.chat_history_sessions USING ((user_id = ( SELECT p
 CREATE POLICY owner ON public.chat_history_shares USING ((user_id = ( SELECT public.chat_history_user() AS chat_history_user))) WITH CHECK (((user_id = ( SELECT public.chat_history_user() AS chat_history_user)) AND (EXISTS ( SELECT
    FROM public.chat_history_sessions s
   WHERE ((s.session_key = chat_history_shares.session_key) AND (s.user_id = chat_history_shares.user_id))))));
+
+CREATE POLICY owner ON public.chat_history_streams USING ((user_id = ( SELECT public.chat_history_user() AS chat_history_user))) WITH CHECK (((user_id = ( SELECT public.chat_history_user() AS chat_history_user)) AND (EXISTS ( SELECT
+   FROM public.chat_history_sessions s
+  WHERE ((s.session_key = chat_history_streams.session_key) AND (s.user_id = chat_history_streams.user_id))))));
 
 CREATE POLICY owner ON public.chat_history_turns USING ((user_id = ( SELECT public.chat_history_user() AS chat_history_user))) WITH CHECK (((user_id = ( SELECT public.chat_history_user() AS chat_history_user)) AND (EXISTS ( SELECT
    FROM public.chat_history_sessions s

@@ -299,6 +299,8 @@ BAD_BY_NAME: dict[str, list[Any]] = {
     "worksheets": ["messages", [], ["rows"], [7], {}, {"messages": ""}, {"messages": 7}, 7, None, object(), Hostile()],
     "share_with": ["", "x", "@", "a@b\n", ["x"], [7], [None], 7, None, {"a@b.c": 1}, object(), Hostile()],
     "progress": [7, "x", [], {}],
+    "turn_id": ["", "x", "\x00", 7, b"x", [], {}, object(), Hostile()],
+    "interval": [0, -1, 1e9, math.nan, math.inf, "1", [], object(), Hostile()],
     "score": ["1", math.nan, math.inf, -math.inf, [], object(), Hostile(), b"1"],
 }
 BAD_BY_NAME |= {"async_client": BAD_BY_NAME["client"], "on_error": [7, "x", [], {}], "count_tokens": [7, "x", [], {}]}

@@ -22,7 +22,7 @@ from tests.matrix import NAME, ROWS, Matrix, OverApi, OverSql, Request, Victim, 
 # Functions that run as the tables' owner, each for a reason: policies forbid the index of words to others, so that the
 # search checks itself who asks (tests/operations/test_search.py); who holds a share's token may be nobody's user.
 DEFINERS = {"chat_history_search", "chat_history_shared"}
-TABLES = ("sessions", "messages", "turns", "feedback")
+TABLES = ("deltas", "sessions", "messages", "turns", "feedback")  # first what attacks on the others may remove
 
 
 def token(sub: str, secret: str | None = servers.JWT_SECRET, **claims: object) -> str:
@@ -252,7 +252,8 @@ def test_a_users_store_works_on_their_sessions_only(
         }[transport]
         assert stage.ada.marker in str(ada.load(NAME))
         assert ada.for_user(stage.ada.user_id).load(NAME) == ada.load(NAME)
-        (turn,) = ada.turns(NAME)
+        turn, _ = ada.turns(NAME)
+        assert stage.ada.marker in str(next(ada.follow(NAME)))
         as_bob = ada.for_user(stage.bob.user_id)
         for refused in (
             lambda: as_bob.load(NAME),
@@ -264,6 +265,8 @@ def test_a_users_store_works_on_their_sessions_only(
             lambda: as_bob.append(NAME, [HumanMessage("x")]),
             lambda: as_bob.usage(),
             lambda: as_bob.feedback(NAME),
+            lambda: list(as_bob.follow(NAME)),
+            lambda: as_bob.stop_turn(NAME),
             lambda: as_bob.add_feedback(NAME, turn, "k", score=1),
             lambda: as_bob.prune(dry_run=False),
             lambda: ada.delete_user(stage.bob.user_id),
