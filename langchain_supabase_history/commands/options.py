@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import io
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -28,6 +30,13 @@ class Group(click.Group):
             return super().invoke(ctx)
         except HistoryError as error:
             raise click.ClickException(str(error)) from error
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run the command. What a stream cannot write (a console of Windows, say) is escaped."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        return super().main(*args, **options)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The commands' names."""

@@ -97,7 +97,8 @@ def _forget_dead(folder: Path) -> None:
 
     users = folder / ".handle_pids.json"
     with contextlib.suppress(OSError, ValueError):
-        users.write_text(json.dumps([pid for pid in json.loads(users.read_text()) if psutil.pid_exists(pid)]))
+        found = json.loads(users.read_text("utf-8"))
+        users.write_text(json.dumps([pid for pid in found if psutil.pid_exists(pid)]), "utf-8", newline="")
 
 
 def _conninfo(server: Any) -> str:

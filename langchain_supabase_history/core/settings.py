@@ -107,11 +107,10 @@ _CORRECT: Final = (
 
 
 def _named(names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """Variables that are set, in either case, with their values."""
-    for name in names:
-        for spelling in (name, name.lower()):
-            if value := os.environ.get(spelling):
-                yield spelling, value
+    """Variables that are set, in either case, with their values. On Windows there is one case, which is seen once."""
+    for name, value in list(os.environ.items()):
+        if value and name in (name.lower(), name.upper()) and name.upper() in names:
+            yield name, value
 
 
 def _unusable() -> Iterator[str]:
@@ -129,7 +128,7 @@ def _unusable() -> Iterator[str]:
             yield name
     for name, value in _named(("SSLKEYLOGFILE",)):
         try:
-            Path(value).open("a").close()
+            Path(value).open("ab").close()
         except OSError:
             yield name
 

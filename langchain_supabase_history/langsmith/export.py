@@ -126,13 +126,13 @@ def replacing(path: Path) -> Iterator[IO[str]]:
         OSError: It cannot be written.
     """
     if path.exists() and not path.is_file():
-        with path.open("w", encoding="utf-8") as out:
+        with path.open("w", encoding="utf-8", newline="") as out:
             yield out
         return
     path = path.resolve()
     beside = path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex}")
     try:
-        with beside.open("x", encoding="utf-8") as out:
+        with beside.open("x", encoding="utf-8", newline="") as out:
             if path.exists():
                 shutil.copymode(path, beside)
             yield out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import orjson
@@ -15,6 +15,7 @@ from ...core.messages import encode_message
 from ...errors import InvalidMessage
 from ..parts import Part, Unreadable
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_OID, "langchain_supabase_history.import")
 
 
@@ -175,6 +176,8 @@ def read_time(value: Any) -> datetime | None:
     """A time as sources write it: seconds since 1970, or ISO 8601; None where it is neither."""
     try:
         if isinstance(value, (int, float)):
+            if value < 0:  # fromtimestamp refuses these on Windows
+                return _EPOCH + timedelta(seconds=value)
             return datetime.fromtimestamp(value, UTC)
         if isinstance(value, str):
             at = datetime.fromisoformat(value)
