@@ -1,79 +1,133 @@
-"""What a provider accepts: a list of messages in which every tool call has its result."""
+"""What providers accept: one repair of a list of messages, the question that follows included.
+
+A provider refuses a whole request for one message, on this turn and on every later one: a tool call without a result, a
+result without a call, an answer that is cut in the middle, instructions between two turns. What is stored stays as it
+is; this decides what is shown.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
-from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, SystemMessage, ToolMessage
 
-from ..records import Loaded
-
-_CALL_BLOCKS: Final = {"tool_use", "tool_call", "invalid_tool_call", "function_call", "tool_call_chunk"}
+from .blocks import Servers, call_ids, is_said, with_calls
 
 
 def without_unanswered_calls(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
-    """The messages without tool calls that have no result, and without results that have no call.
+    """The messages as providers accept them. The messages given are not changed.
 
-    Providers refuse either. An AI message that is left with neither text nor calls is left out. The messages given are
-    not changed. A result counts where it stands between the call and the next message that is no result.
+    - A tool's result stands behind its call. A call without a result is left out, a result without a call too. They are
+      paired by id, and where ids are empty or repeated, by order; a human message ends what can be answered.
+    - With a call goes what belongs to it: the reasoning that led to it, its entries in the provider's own fields. So
+      does a server's call without its result, and what a stream that was cut short has left half made.
+    - An answer with neither text nor calls is left out.
+    - System messages stand in front, each once.
     """
-    kept: list[BaseMessage] = []
-    index = 0
-    while index < len(messages):
-        message = messages[index]
-        index += 1
-        if isinstance(message, ToolMessage):
-            continue  # its call is not in front of it
-        if not isinstance(message, AIMessage) or not (message.tool_calls or message.invalid_tool_calls):
-            kept.append(message)
-            continue
-        called = {call["id"] for call in (*message.tool_calls, *message.invalid_tool_calls)}
-        results: dict[str | None, BaseMessage] = {}
-        while index < len(messages) and isinstance(result := messages[index], ToolMessage):
-            if result.tool_call_id in called:
-                results.setdefault(result.tool_call_id, result)
-            index += 1
-        repaired = message if called <= results.keys() else _with_calls(message, set(results))
-        if repaired is not None:
-            kept.append(repaired)
-        kept.extend(results.values())
+    return [message for _, message in _repaired(messages)]
+
+
+def shown_with(loaded: Sequence[BaseMessage], question: Sequence[BaseMessage]) -> Shown:
+    """A conversation and the question that follows, as they are shown together.
+
+    The question may be what the conversation waits for: the result of a tool that the application itself has run.
+
+    Args:
+        loaded: The conversation as it is stored (`Loaded.unrepaired`).
+    """
+    kept = _repaired([*loaded, *question])
+    end = len(kept)
+    while end and kept[end - 1][0] >= len(loaded):
+        end -= 1
+    places = {place - len(loaded) for place, _ in kept}
+    return Shown(
+        history=[message for place, message in kept if place < len(loaded)],
+        in_front=[message for _, message in kept[:end]],
+        asked=[message for _, message in kept[end:]],
+        kept=[m for place, m in enumerate(question) if place in places or not isinstance(m, SystemMessage)],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A conversation and a question, as they are shown.
+
+    Attributes:
+        history: The conversation.
+        in_front: The same with the question's system messages, which stand in front.
+        asked: The question behind it.
+        kept: The question as it is to be stored: without system messages that the conversation has already.
+    """
+
+    history: list[BaseMessage]
+    in_front: list[BaseMessage]
+    asked: list[BaseMessage]
+    kept: list[BaseMessage]
+
+
+Placed = tuple[int, BaseMessage]
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A message, and, of a model's, the results of its calls."""
+
+    place: int
+    message: BaseMessage
+    unanswered: list[str] = field(default_factory=list)
+    answered: list[str] = field(default_factory=list)
+    results: list[Placed] = field(default_factory=list)
+
+    def take(self, place: int, result: ToolMessage) -> bool:
+        """Take a result, if it is one of an open call of this message."""
+        id = result.tool_call_id or ""
+        if id not in self.unanswered:
+            return False
+        self.unanswered.remove(id)
+        self.answered.append(id)
+        self.results.append((place, result))
+        return True
+
+
+def _repaired(messages: Sequence[BaseMessage]) -> list[Placed]:
+    """What is shown, each message with its place among those given."""
+    placed = list(enumerate(messages))
+    kept = _system(placed)
+    servers = Servers(messages)
+    for entry in _paired(placed):
+        message: BaseMessage | None = entry.message
+        if isinstance(entry.message, AIMessage):
+            whole = with_calls(entry.message, Counter(entry.answered), bool(entry.unanswered), servers)
+            message = whole if is_said(whole) else None
+        if message is not None:
+            kept += [(entry.place, message), *entry.results]
     return kept
 
 
-def history_before(loaded: Loaded, question: Sequence[BaseMessage]) -> list[BaseMessage]:
-    """The conversation so far, to be shown in front of a question.
-
-    A question may be the result of a tool that the application itself has run: then the call that it answers is not
-    unanswered.
-    """
-    if not question or not isinstance(question[0], ToolMessage):
-        return loaded.messages
-    whole = without_unanswered_calls([*loaded.unrepaired, *question])
-    return whole[: -len(question)] if whole[-len(question) :] == list(question) else loaded.messages
+def _system(placed: Iterable[Placed]) -> list[Placed]:
+    """The system messages, each once: a prompt gives the same instructions with each question."""
+    found: list[Placed] = []
+    for place, message in placed:
+        if isinstance(message, SystemMessage) and not any(message.content == other.content for _, other in found):
+            found.append((place, message))
+    return found
 
 
-def _with_calls(message: AIMessage, answered: set[str | None]) -> AIMessage | None:
-    """The message with the answered calls alone, in each of the places where providers' packages put calls."""
-    content = message.content
-    if isinstance(content, list):
-        content = [
-            block
-            for block in content
-            if not (isinstance(block, dict) and block.get("type") in _CALL_BLOCKS)
-            or (block.get("call_id") or block.get("id")) in answered
-        ]
-    if not content and not answered:
-        return None
-    extra = {k: v for k, v in message.additional_kwargs.items() if k not in ("tool_calls", "function_call")}
-    raw = [call for call in message.additional_kwargs.get("tool_calls", ()) if call.get("id") in answered]
-    if raw:
-        extra["tool_calls"] = raw
-    return message.model_copy(
-        update={
-            "content": content,
-            "tool_calls": [call for call in message.tool_calls if call["id"] in answered],
-            "invalid_tool_calls": [call for call in message.invalid_tool_calls if call["id"] in answered],
-            "additional_kwargs": extra,
-        }
-    )
+def _paired(placed: Iterable[Placed]) -> list[_Entry]:
+    """The messages that are no results and no instructions, each with the results of its calls."""
+    entries: list[_Entry] = []
+    open_calls: list[_Entry] = []  # of the model's messages since the last question
+    for place, message in placed:
+        if isinstance(message, ToolMessage):
+            any(entry.take(place, message) for entry in reversed(open_calls))
+        elif not isinstance(message, SystemMessage):
+            entry = _Entry(place, message)
+            entries.append(entry)
+            if isinstance(message, AIMessage):
+                entry.unanswered = call_ids(message)
+                open_calls.append(entry)
+            elif message.type in ("human", "chat"):
+                open_calls = []
+    return entries

@@ -151,13 +151,5 @@ def read_loaded_rows(rows: Sequence[tuple[Any, ...]]) -> Loaded:
 
 
 def _loaded(header: dict[str, Any], found: list[BaseMessage], unreadable: int) -> Loaded:
-    front = found[: bool(header["system"])]
-    rest = found[len(front) :]
-    fallback = rest[: bool(header["fallback"])]
-    unrepaired = rest[len(fallback) :]
-    kept = without_unanswered_calls(unrepaired)
-    if not kept and fallback:
-        kept, front = fallback, [] if header["fallback_alone"] else front
-    return Loaded(
-        front + kept, header["epoch"], header["revision"], header["last_position"], unreadable, front + unrepaired
-    )
+    shown = without_unanswered_calls(found)
+    return Loaded(shown, header["epoch"], header["revision"], header["last_position"], unreadable, found)

@@ -8,6 +8,8 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage, HumanMessage, RemoveMessage
 
+from ..core.repair import shown_with
+
 
 def new_messages(
     messages: Sequence[BaseMessage],
@@ -41,18 +43,19 @@ def new_messages(
     return [message for message in found[start:] if not message.id or message.id not in shown]
 
 
-def without_state(messages: Sequence[BaseMessage], history: Sequence[BaseMessage]) -> list[BaseMessage]:
+def without_state(messages: Sequence[BaseMessage], stored: Sequence[BaseMessage]) -> list[BaseMessage]:
     """A turn as `RunnableWithMessageHistory` hands it on, without what an agent repeats: behind the question
     that wrapper puts the agent's whole state, the history and the question among it.
 
     Args:
-        history: The conversation that the agent was shown.
+        stored: The conversation that the agent was shown, as it is stored.
     """
-    for count in range(1, (len(messages) - len(history)) // 2 + 1):
+    for count in range(1, len(messages) // 2 + 1):
         question = messages[:count]
-        shown = [*history, *question]
-        if all(map(same_said, messages[count:], shown)):
-            return [*question, *messages[count + len(shown) :]]
+        with_question = shown_with(stored, question)
+        shown = [*with_question.in_front, *with_question.asked]
+        if len(messages) >= count + len(shown) and all(map(same_said, messages[count:], shown)):
+            return [*with_question.kept, *messages[count + len(shown) :]]
     return list(messages)
 
 

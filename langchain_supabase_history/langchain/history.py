@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage, HumanMessage
@@ -17,6 +18,7 @@ from langchain_core.runnables.config import var_child_runnable_config
 from ..connect.drivers import driver_from_env
 from ..core.arguments import as_list, check_id
 from ..core.call import Call
+from ..core.repair import shown_with
 from ..errors import HistoryError
 from ..operations.base import Operations
 from ..operations.messages import append_call, load_call
@@ -39,6 +41,23 @@ def shared_store() -> Operations:
         if _shared is None:
             _shared = Operations(driver_from_env(), Scope())
         return _shared
+
+
+class _Shown(list[BaseMessage]):
+    """What a turn of LangChain's wrapper is shown. The wrapper adds the question to a copy of it, with `+=`: then both
+    are repaired together, for the question may be the result of a tool that the conversation waits for."""
+
+    def __init__(self, messages: Iterable[BaseMessage], stored: Sequence[BaseMessage]) -> None:
+        super().__init__(messages)
+        self._stored = stored
+
+    def copy(self) -> _Shown:
+        return _Shown(self, self._stored)
+
+    def __iadd__(self, question: Iterable[BaseMessage]) -> Self:  # type: ignore[misc, override]
+        shown = shown_with(self._stored, list(question))
+        self[:] = [*shown.in_front, *shown.asked]
+        return self
 
 
 @dataclass
@@ -104,7 +123,10 @@ class SupabaseChatMessageHistory(BaseChatMessageHistory):
     def _take(self, loaded: Loaded) -> list[BaseMessage]:
         if self._keeps_reads or self._running():
             self._turn.loaded = loaded
-        return list(loaded.messages)
+        return self._shown(loaded)
+
+    def _shown(self, loaded: Loaded) -> list[BaseMessage]:
+        return _Shown(loaded.messages, loaded.unrepaired) if self._running() else list(loaded.messages)
 
     def _begin_read(self) -> list[BaseMessage] | None:
         """What was kept for this turn; None where the database must be asked, which begins a turn."""
@@ -115,7 +137,7 @@ class SupabaseChatMessageHistory(BaseChatMessageHistory):
             turn.progress, turn.is_wrapped = Progress(), False
         turn.progress.note_trace(self.session_id)
         turn.is_wrapped = turn.is_wrapped or running
-        return None if kept is None else list(kept.messages)
+        return None if kept is None else self._shown(kept)
 
     @property
     def messages(self) -> list[BaseMessage]:
@@ -181,7 +203,7 @@ class SupabaseChatMessageHistory(BaseChatMessageHistory):
         turn = self._record(messages, replace)
         if turn is not None and self._turn.progress is not None:
             if self._turn.is_wrapped and self._turn.loaded is not None:
-                messages = without_state(messages, self._turn.loaded.messages)
+                messages = without_state(messages, self._turn.loaded.unrepaired)
             messages = self._turn.progress.completed(messages)
         if not messages and turn is None:
             return None

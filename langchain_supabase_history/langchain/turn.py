@@ -15,7 +15,7 @@ from langchain_core.runnables.config import DEFAULT_RECURSION_LIMIT, patch_confi
 
 from ..core.arguments import message_ids
 from ..core.call import Call, Plan
-from ..core.repair import history_before
+from ..core.repair import shown_with
 from ..errors import Conflict, HistoryError, InvalidSession, NotSaved
 from ..operations.base import Operations
 from ..operations.messages import append_call, begin_call, list_messages
@@ -153,10 +153,12 @@ class OpenTurn:
         if loaded is None:
             self.output.history = [*self.output.history, *kept]
             return input
-        history = [] if kept else history_before(loaded, self.question)
-        front = history[:1]  # the same instructions come with each question, where a prompt makes it
-        asked = [m for m in self.question if m.type != "system" or not any(same_said(m, first) for first in front)]
-        self.question = self.output.question = asked
+        shown = shown_with(kept or loaded.unrepaired, self.question)
+        self.question = shown.kept  # a prompt gives the same instructions with each question
+        history, asked = (shown.history if self.keys.history else shown.in_front), shown.asked
+        if kept:  # the graph has them, and puts the question behind them
+            history, asked = [], self.question
+        self.output.question = asked
         if self.graph is not None:
             history = with_ids(history, taken=asked)
         self.output.history = [*kept, *history]

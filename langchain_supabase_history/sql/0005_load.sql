@@ -6,13 +6,16 @@
 --
 -- A window reads no more of a long session than of a short one: each of its parts is a limited walk of an index.
 
--- Where a window begins: the position of its first message; null where no message fits. The messages after `after`
--- are walked backwards from the newest in context, and the first limit to be reached ends the walk; each is one
--- limited read of an index. Then the beginning is put right:
+-- Where a window begins. The messages after `after` are walked backwards from the newest in context, and the first
+-- limit to be reached ends the walk; each is one limited read of an index. Where that is not all of them, the beginning
+-- is put right, for providers refuse a conversation that does not begin with a human message:
 --   forward to the first human message in the window;
---   where there is none and it begins with a tool's result, back to the message that called the tool, or, where
---   the token budget does not reach that far, forward past the results.
-create function chat_history_window_start(uuid, bigint, integer, integer, bigint) returns bigint
+--   where there is none (a long tool loop), the last human message stands in front, within the limits, and behind it as
+--   many of the latest messages as fit, from one that is no tool's result; at least the newest call with its results.
+--
+-- start_at is the position of the first message, null where none fits; question_at of the human message in front of it.
+create function chat_history_window_start(
+  uuid, bigint, integer, integer, bigint, out start_at bigint, out question_at bigint)
 language plpgsql stable set search_path from current as $$
 declare
   of_session alias for $1;
@@ -20,84 +23,103 @@ declare
   max_messages alias for $3;
   max_turns alias for $4;
   max_tokens alias for $5;
-  start bigint;       -- of the messages that the limits admit
+  earliest bigint;  -- of the messages that the limits admit
   found_at bigint;
   spent bigint := 0;
-  truncated boolean := false;
+  taken bigint := 0;
   message record;
 begin
   if max_messages is not null then
-    select m.context_position into found_at from chat_history_messages m
+    select m.context_position into earliest from chat_history_messages m
       where m.session_key = of_session and m.context_position > after
       order by m.context_position desc offset max_messages - 1 limit 1;
-    start := found_at;
   end if;
   if max_turns is not null then
     select m.context_position into found_at from chat_history_messages m
       where m.session_key = of_session and m.begins_turn and m.context_position > after
       order by m.context_position desc offset max_turns - 1 limit 1;
-    start := greatest(start, found_at);
+    earliest := greatest(earliest, found_at);
   end if;
-  start := coalesce(start, after + 1);
-  if max_tokens is not null then
-    found_at := null;
+  earliest := coalesce(earliest, after + 1);
+  if max_tokens is null then
+    start_at := earliest;
+  else
     for message in
       select m.context_position as position, m.tokens from chat_history_messages m
-        where m.session_key = of_session and m.context_position >= start
+        where m.session_key = of_session and m.context_position >= earliest
         order by m.context_position desc
     loop
       exit when spent + message.tokens > max_tokens;
       spent := spent + message.tokens;
-      found_at := message.position;
+      start_at := message.position;
     end loop;
-    start := found_at;
   end if;
 
-  select m.context_position as position, m.type into message from chat_history_messages m
-    where m.session_key = of_session and m.context_position >= start order by m.context_position limit 1;
-  if message.position is null then
-    return null;
-  end if;
-  start := message.position;
-  select true into truncated from chat_history_messages m
-    where m.session_key = of_session and m.context_position > after and m.context_position < start
+  select m.context_position into start_at from chat_history_messages m
+    where m.session_key = of_session and m.context_position >= start_at order by m.context_position limit 1;
+  perform from chat_history_messages m
+    where m.session_key = of_session and m.context_position > after and m.context_position < start_at
     order by m.context_position desc limit 1;
-  if truncated is null then
-    return start;
+  if start_at is not null and not found then
+    return;  -- all of them
   end if;
   select m.context_position into found_at from chat_history_messages m
-    where m.session_key = of_session and m.type = 'human' and m.context_position >= start
+    where m.session_key = of_session and m.type = 'human' and m.context_position >= start_at
     order by m.context_position limit 1;
   if found_at is not null then
-    return found_at;
+    start_at := found_at;
+    return;
   end if;
-  if message.type <> 'tool' then
-    return start;
+
+  select m.context_position as position, m.tokens into message from chat_history_messages m
+    where m.session_key = of_session and m.type = 'human' and m.context_position > after
+    order by m.context_position desc limit 1;
+  spent := coalesce(message.tokens, 0);
+  taken := case when message.position is null then 0 else 1 end;
+  start_at := null;
+  if spent > max_tokens then  -- the question alone is too large: an earlier one stands for the conversation
+    select m.context_position into question_at from chat_history_messages m
+      where m.session_key = of_session and m.type = 'human' and m.context_position > after and m.tokens <= max_tokens
+      order by m.context_position desc limit 1;
+    return;
   end if;
-  found_at := null;
+  question_at := message.position;
   for message in
+    select m.context_position as position, m.tokens from chat_history_messages m
+      where m.session_key = of_session and m.context_position >= greatest(earliest, question_at + 1)
+      order by m.context_position desc
+  loop
+    exit when spent + message.tokens > max_tokens or (start_at is not null and taken >= max_messages);
+    spent := spent + message.tokens;
+    taken := taken + 1;
+    start_at := message.position;
+  end loop;
+  select m.context_position into found_at from chat_history_messages m
+    where m.session_key = of_session and m.type <> 'tool' and m.context_position >= start_at
+    order by m.context_position limit 1;
+  if found_at is not null or start_at is null then
+    start_at := found_at;
+    return;
+  end if;
+  for message in  -- results alone: back to the message that called
     select m.context_position as position, m.type, m.tokens from chat_history_messages m
-      where m.session_key = of_session and m.context_position > after and m.context_position < start
+      where m.session_key = of_session and m.context_position > coalesce(question_at, after)
+        and m.context_position < start_at
       order by m.context_position desc
   loop
     spent := spent + message.tokens;
     exit when spent > max_tokens;
-    if message.type <> 'tool' then
-      return message.position;
-    end if;
+    found_at := message.position;
+    exit when message.type <> 'tool';
+    found_at := null;
   end loop;
-  select m.context_position into found_at from chat_history_messages m
-    where m.session_key = of_session and m.type <> 'tool' and m.context_position > start
-    order by m.context_position limit 1;
-  return found_at;
+  start_at := found_at;
 end
 $$;
 
 -- What the model should see, as rows. The first has type '' and the header as its data: {"epoch", "revision",
--- "last_position", "system", "fallback", "fallback_alone"}. Then, where the header says so, the system message that the session begins
--- with, kept in front of a window, and a fallback: the last human message that fits, for a window that would be empty
--- because all in it is tool calls without an answer or too large; alone, where the budget does not hold both. Then the messages, in order. Messages of failed
--- turns are left out.
+-- "last_position"}. Then the messages, in order, those of failed turns left out; of a window, the system message that the
+-- session begins with and the question may stand in front of the latest.
 --
 --   after_position, known_revision   what the caller has kept: where the revision is still the one known, only later
 --          messages are sent; not together with a window
@@ -117,8 +139,8 @@ declare
   session chat_history_sessions;
   after bigint;
   start bigint;
+  question bigint;
   system chat_history_messages;
-  fallback chat_history_messages;
 begin
   if least(max_messages, max_turns, max_tokens) < 1 then
     raise exception 'a window holds at least 1 of messages, turns or tokens' using errcode = 'PT400';
@@ -135,41 +157,30 @@ begin
         system := null;
       end if;
     end if;
-    start := chat_history_window_start(of_session, coalesce(system.position, after), max_messages, max_turns,
-                                       max_tokens - coalesce(system.tokens, 0));
-    if start is null and system.position is not null then
-      start := chat_history_window_start(of_session, after, max_messages, max_turns, max_tokens);
-      if start > system.position then
+    select w.start_at, w.question_at into start, question from chat_history_window_start(
+      of_session, coalesce(system.position, after), max_messages, max_turns, max_tokens - coalesce(system.tokens, 0)) w;
+    if start is null and question is null and system.position is not null then
+      select w.start_at, w.question_at into start, question
+        from chat_history_window_start(of_session, after, max_messages, max_turns, max_tokens) w;
+      if start > system.position or question is not null then
         system := null;
       end if;
-    end if;
-    if start is null or not exists (
-      select from chat_history_messages m
-        where m.session_key = of_session and m.type = 'human' and m.context_position >= start)
-    then
-      select m.* into fallback from chat_history_messages m
-        where m.session_key = of_session and m.type = 'human' and m.context_position > after
-          and m.tokens <= coalesce(max_tokens, m.tokens)
-        order by m.context_position desc limit 1;
     end if;
     start := coalesce(start, session.last_position + 1);
   end if;
   type := '';
   data := json_build_object(
     'epoch', coalesce(session.epoch, 0), 'revision', coalesce(session.revision, 0),
-    'last_position', coalesce(session.last_position, 0),
-    'system', (system.position < start), 'fallback', fallback.position is not null,
-    'fallback_alone', coalesce(system.tokens + fallback.tokens > max_tokens, false));
+    'last_position', coalesce(session.last_position, 0));
   return next;
   if system.position < start then
     type := system.type;
     data := system.data;
     return next;
   end if;
-  if fallback.position is not null then
-    type := fallback.type;
-    data := fallback.data;
-    return next;
+  if question is not null then
+    return query select m.type, m.data from chat_history_messages m
+      where m.session_key = of_session and m.context_position = question;
   end if;
   return query select m.type, m.data from chat_history_messages m
     where m.session_key = of_session and m.context_position >= start

@@ -1980,8 +1980,8 @@ declare
   session chat_history_sessions;
   after bigint;
   start bigint;
+  question bigint;
   system chat_history_messages;
-  fallback chat_history_messages;
 begin
   if least(max_messages, max_turns, max_tokens) < 1 then
     raise exception 'a window holds at least 1 of messages, turns or tokens' using errcode = 'PT400';
@@ -1998,41 +1998,30 @@ begin
         system := null;
       end if;
     end if;
-    start := chat_history_window_start(of_session, coalesce(system.position, after), max_messages, max_turns,
-                                       max_tokens - coalesce(system.tokens, 0));
-    if start is null and system.position is not null then
-      start := chat_history_window_start(of_session, after, max_messages, max_turns, max_tokens);
-      if start > system.position then
+    select w.start_at, w.question_at into start, question from chat_history_window_start(
+      of_session, coalesce(system.position, after), max_messages, max_turns, max_tokens - coalesce(system.tokens, 0)) w;
+    if start is null and question is null and system.position is not null then
+      select w.start_at, w.question_at into start, question
+        from chat_history_window_start(of_session, after, max_messages, max_turns, max_tokens) w;
+      if start > system.position or question is not null then
         system := null;
       end if;
-    end if;
-    if start is null or not exists (
-      select from chat_history_messages m
-        where m.session_key = of_session and m.type = 'human' and m.context_position >= start)
-    then
-      select m.* into fallback from chat_history_messages m
-        where m.session_key = of_session and m.type = 'human' and m.context_position > after
-          and m.tokens <= coalesce(max_tokens, m.tokens)
-        order by m.context_position desc limit 1;
     end if;
     start := coalesce(start, session.last_position + 1);
   end if;
   type := '';
   data := json_build_object(
     'epoch', coalesce(session.epoch, 0), 'revision', coalesce(session.revision, 0),
-    'last_position', coalesce(session.last_position, 0),
-    'system', (system.position < start), 'fallback', fallback.position is not null,
-    'fallback_alone', coalesce(system.tokens + fallback.tokens > max_tokens, false));
+    'last_position', coalesce(session.last_position, 0));
   return next;
   if system.position < start then
     type := system.type;
     data := system.data;
     return next;
   end if;
-  if fallback.position is not null then
-    type := fallback.type;
-    data := fallback.data;
-    return next;
+  if question is not null then
+    return query select m.type, m.data from chat_history_messages m
+      where m.session_key = of_session and m.context_position = question;
   end if;
   return query select m.type, m.data from chat_history_messages m
     where m.session_key = of_session and m.context_position >= start
@@ -3594,7 +3583,7 @@ CREATE FUNCTION public.chat_history_version() RETURNS json
   select coalesce(json_object_agg(m.version, m.checksum order by m.version), '{}') from chat_history_migrations m
 $$;
 
-CREATE FUNCTION public.chat_history_window_start(uuid, bigint, integer, integer, bigint) RETURNS bigint
+CREATE FUNCTION public.chat_history_window_start(uuid, bigint, integer, integer, bigint, OUT start_at bigint, OUT question_at bigint) RETURNS record
     LANGUAGE plpgsql STABLE
     SET search_path TO 'public', 'pg_temp'
     AS $_$
@@ -3604,76 +3593,97 @@ declare
   max_messages alias for $3;
   max_turns alias for $4;
   max_tokens alias for $5;
-  start bigint;       -- of the messages that the limits admit
+  earliest bigint;  -- of the messages that the limits admit
   found_at bigint;
   spent bigint := 0;
-  truncated boolean := false;
+  taken bigint := 0;
   message record;
 begin
   if max_messages is not null then
-    select m.context_position into found_at from chat_history_messages m
+    select m.context_position into earliest from chat_history_messages m
       where m.session_key = of_session and m.context_position > after
       order by m.context_position desc offset max_messages - 1 limit 1;
-    start := found_at;
   end if;
   if max_turns is not null then
     select m.context_position into found_at from chat_history_messages m
       where m.session_key = of_session and m.begins_turn and m.context_position > after
       order by m.context_position desc offset max_turns - 1 limit 1;
-    start := greatest(start, found_at);
+    earliest := greatest(earliest, found_at);
   end if;
-  start := coalesce(start, after + 1);
-  if max_tokens is not null then
-    found_at := null;
+  earliest := coalesce(earliest, after + 1);
+  if max_tokens is null then
+    start_at := earliest;
+  else
     for message in
       select m.context_position as position, m.tokens from chat_history_messages m
-        where m.session_key = of_session and m.context_position >= start
+        where m.session_key = of_session and m.context_position >= earliest
         order by m.context_position desc
     loop
       exit when spent + message.tokens > max_tokens;
       spent := spent + message.tokens;
-      found_at := message.position;
+      start_at := message.position;
     end loop;
-    start := found_at;
   end if;
 
-  select m.context_position as position, m.type into message from chat_history_messages m
-    where m.session_key = of_session and m.context_position >= start order by m.context_position limit 1;
-  if message.position is null then
-    return null;
-  end if;
-  start := message.position;
-  select true into truncated from chat_history_messages m
-    where m.session_key = of_session and m.context_position > after and m.context_position < start
+  select m.context_position into start_at from chat_history_messages m
+    where m.session_key = of_session and m.context_position >= start_at order by m.context_position limit 1;
+  perform from chat_history_messages m
+    where m.session_key = of_session and m.context_position > after and m.context_position < start_at
     order by m.context_position desc limit 1;
-  if truncated is null then
-    return start;
+  if start_at is not null and not found then
+    return;  -- all of them
   end if;
   select m.context_position into found_at from chat_history_messages m
-    where m.session_key = of_session and m.type = 'human' and m.context_position >= start
+    where m.session_key = of_session and m.type = 'human' and m.context_position >= start_at
     order by m.context_position limit 1;
   if found_at is not null then
-    return found_at;
+    start_at := found_at;
+    return;
   end if;
-  if message.type <> 'tool' then
-    return start;
+
+  select m.context_position as position, m.tokens into message from chat_history_messages m
+    where m.session_key = of_session and m.type = 'human' and m.context_position > after
+    order by m.context_position desc limit 1;
+  spent := coalesce(message.tokens, 0);
+  taken := case when message.position is null then 0 else 1 end;
+  start_at := null;
+  if spent > max_tokens then  -- the question alone is too large: an earlier one stands for the conversation
+    select m.context_position into question_at from chat_history_messages m
+      where m.session_key = of_session and m.type = 'human' and m.context_position > after and m.tokens <= max_tokens
+      order by m.context_position desc limit 1;
+    return;
   end if;
-  found_at := null;
+  question_at := message.position;
   for message in
+    select m.context_position as position, m.tokens from chat_history_messages m
+      where m.session_key = of_session and m.context_position >= greatest(earliest, question_at + 1)
+      order by m.context_position desc
+  loop
+    exit when spent + message.tokens > max_tokens or (start_at is not null and taken >= max_messages);
+    spent := spent + message.tokens;
+    taken := taken + 1;
+    start_at := message.position;
+  end loop;
+  select m.context_position into found_at from chat_history_messages m
+    where m.session_key = of_session and m.type <> 'tool' and m.context_position >= start_at
+    order by m.context_position limit 1;
+  if found_at is not null or start_at is null then
+    start_at := found_at;
+    return;
+  end if;
+  for message in  -- results alone: back to the message that called
     select m.context_position as position, m.type, m.tokens from chat_history_messages m
-      where m.session_key = of_session and m.context_position > after and m.context_position < start
+      where m.session_key = of_session and m.context_position > coalesce(question_at, after)
+        and m.context_position < start_at
       order by m.context_position desc
   loop
     spent := spent + message.tokens;
     exit when spent > max_tokens;
-    if message.type <> 'tool' then
-      return message.position;
-    end if;
+    found_at := message.position;
+    exit when message.type <> 'tool';
+    found_at := null;
   end loop;
-  select m.context_position into found_at from chat_history_messages m
-    where m.session_key = of_session and m.type <> 'tool' and m.context_position > start
-    order by m.context_position limit 1;
-  return found_at;
+  start_at := found_at;
 end
 $_$;
 

@@ -100,5 +100,5 @@ def _places(conversation: Conversation) -> Iterator[tuple[list[BaseMessage], lis
             path.append(at.message)
             at = parents[at.id]
         path.reverse()
-        if without_unanswered_calls(path) == path:
+        if {id(message) for message in without_unanswered_calls(path)} == {id(message) for message in path}:
             yield path, found
