@@ -343,11 +343,11 @@ class Page(Sequence[T]):
 class Window:
     """How much of a conversation the model is shown: the latest of it, within every limit that is set.
 
-    A window begins with a human message where there is one in it. It never begins with a tool's result whose call is
-    not in it: it reaches back to the calling message then.
+    A window begins with a human message. Where there is none in it (a long tool loop), the question of that turn stands
+    in front, and the newest call with its results behind it.
 
     Attributes:
-        messages: At most so many messages.
+        messages: At most so many messages; more only where the newest call has more results.
         turns: At most so many turns.
         tokens: At most so many tokens, the system message's included; never exceeded.
         keep_system: Whether a system message that the session begins with stays in front, beyond `messages` and
@@ -379,7 +379,7 @@ class Loaded:
         messages: What the model should see.
         epoch: The session's epoch, which a replay of this turn carries.
         unreadable: Rows that could not be read back and were left out.
-        unrepaired: The messages as they are stored, tool calls without an answer included.
+        unrepaired: The same messages as they are stored, with what providers refuse.
     """
 
     messages: list[BaseMessage]

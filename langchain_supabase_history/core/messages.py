@@ -21,6 +21,7 @@ from langchain_core.messages import (
 from langchain_core.messages.base import BaseMessageChunk
 
 from ..errors import InvalidMessage
+from .tokens import estimated_tokens
 from .values import TAG, Unencodable, cache_by_class, decode, encode, is_plain, loads, to_json
 
 logger: Final = logging.getLogger(__name__)
@@ -130,13 +131,7 @@ def _tokens(
         told = usage.get("output_tokens") if isinstance(usage, Mapping) else None
         if isinstance(told, int) and told > 0:
             return min(int(told), 2**31 - 1)
-    # Four bytes a token is the field's rule of thumb for English; other scripts take more bytes, so the bytes are
-    # counted, not the characters. What a provider is sent: content and tool calls.
-    text = data.get("content", "")
-    size = len(text.encode()) if isinstance(text, str) else len(orjson.dumps(text))
-    if data.get("tool_calls"):
-        size += len(orjson.dumps(data["tool_calls"]))
-    return size // 4 + 4
+    return estimated_tokens(data)
 
 
 def _as_chat_message(message: BaseMessage) -> ChatMessage:

@@ -323,7 +323,7 @@ class Messages(Operations):
     def load(self, session_id: str, window: Window | None = None) -> list[BaseMessage]:
         """What the model should see of a session: its messages in order, none where there is no such session.
 
-        Failed turns are left out, and tool calls without an answer, which providers refuse.
+        Failed turns are left out, and what providers refuse: calls without a result, say, and what belongs to them.
 
         Args:
             session_id: The session's name.

@@ -13,9 +13,8 @@
 --   where there is none (a long tool loop), the last human message stands in front, within the limits, and behind it as
 --   many of the latest messages as fit, from one that is no tool's result; at least the newest call with its results.
 --
--- start_at is the position of the first message, null where none fits; question_at of the human message in front of it.
-create function chat_history_window_start(
-  uuid, bigint, integer, integer, bigint, out start_at bigint, out question_at bigint)
+-- Answers the position of the first message, null where none fits, and that of the human message in front of it.
+create function chat_history_window_start(uuid, bigint, integer, integer, bigint) returns bigint[]
 language plpgsql stable set search_path from current as $$
 declare
   of_session alias for $1;
@@ -23,6 +22,8 @@ declare
   max_messages alias for $3;
   max_turns alias for $4;
   max_tokens alias for $5;
+  start_at bigint;
+  question_at bigint;
   earliest bigint;  -- of the messages that the limits admit
   found_at bigint;
   spent bigint := 0;
@@ -61,14 +62,13 @@ begin
     where m.session_key = of_session and m.context_position > after and m.context_position < start_at
     order by m.context_position desc limit 1;
   if start_at is not null and not found then
-    return;  -- all of them
+    return array[start_at, null];  -- all of them
   end if;
   select m.context_position into found_at from chat_history_messages m
     where m.session_key = of_session and m.type = 'human' and m.context_position >= start_at
     order by m.context_position limit 1;
   if found_at is not null then
-    start_at := found_at;
-    return;
+    return array[found_at, null];
   end if;
 
   select m.context_position as position, m.tokens into message from chat_history_messages m
@@ -81,7 +81,7 @@ begin
     select m.context_position into question_at from chat_history_messages m
       where m.session_key = of_session and m.type = 'human' and m.context_position > after and m.tokens <= max_tokens
       order by m.context_position desc limit 1;
-    return;
+    return array[null, question_at];
   end if;
   question_at := message.position;
   for message in
@@ -98,8 +98,7 @@ begin
     where m.session_key = of_session and m.type <> 'tool' and m.context_position >= start_at
     order by m.context_position limit 1;
   if found_at is not null or start_at is null then
-    start_at := found_at;
-    return;
+    return array[found_at, question_at];
   end if;
   for message in  -- results alone: back to the message that called
     select m.context_position as position, m.type, m.tokens from chat_history_messages m
@@ -113,7 +112,7 @@ begin
     exit when message.type <> 'tool';
     found_at := null;
   end loop;
-  start_at := found_at;
+  return array[found_at, question_at];
 end
 $$;
 
@@ -139,7 +138,7 @@ declare
   session chat_history_sessions;
   after bigint;
   start bigint;
-  question bigint;
+  beginning bigint[];
   system chat_history_messages;
 begin
   if least(max_messages, max_turns, max_tokens) < 1 then
@@ -157,15 +156,15 @@ begin
         system := null;
       end if;
     end if;
-    select w.start_at, w.question_at into start, question from chat_history_window_start(
-      of_session, coalesce(system.position, after), max_messages, max_turns, max_tokens - coalesce(system.tokens, 0)) w;
-    if start is null and question is null and system.position is not null then
-      select w.start_at, w.question_at into start, question
-        from chat_history_window_start(of_session, after, max_messages, max_turns, max_tokens) w;
-      if start > system.position or question is not null then
+    beginning := chat_history_window_start(
+      of_session, coalesce(system.position, after), max_messages, max_turns, max_tokens - coalesce(system.tokens, 0));
+    if coalesce(beginning[1], beginning[2]) is null and system.position is not null then
+      beginning := chat_history_window_start(of_session, after, max_messages, max_turns, max_tokens);
+      if beginning[1] > system.position or beginning[2] is not null then
         system := null;
       end if;
     end if;
+    start := beginning[1];
     start := coalesce(start, session.last_position + 1);
   end if;
   type := '';
@@ -178,9 +177,9 @@ begin
     data := system.data;
     return next;
   end if;
-  if question is not null then
+  if beginning[2] is not null then
     return query select m.type, m.data from chat_history_messages m
-      where m.session_key = of_session and m.context_position = question;
+      where m.session_key = of_session and m.context_position = beginning[2];
   end if;
   return query select m.type, m.data from chat_history_messages m
     where m.session_key = of_session and m.context_position >= start

@@ -37,6 +37,7 @@ from langchain_supabase_history.core.messages import (
     encode_message,
 )
 from langchain_supabase_history.core.repair import without_unanswered_calls
+from langchain_supabase_history.core.tokens import MEDIA_TOKENS
 from langchain_supabase_history.core.values import encode
 from tests.conftest import Api
 from tests.strategies import Colour, messages
@@ -282,6 +283,48 @@ def test_tokens_are_the_callers_or_the_providers_or_estimated() -> None:
     assert encode_message(AIMessage("a long answer " * 50, usage_metadata=usage)).tokens == 5
     for text in ("", "hello", "héllo wörld " * 9, "日本語" * 50):
         assert encode_message(HumanMessage(text)).tokens >= len(text.encode()) / 4
+
+
+LONG = "A" * 400_000
+MEDIA: dict[str, dict[str, Any]] = {
+    "LangChain's": {"type": "image", "base64": LONG, "mime_type": "image/png"},
+    "LangChain's older": {"type": "image", "source_type": "base64", "data": LONG, "mime_type": "image/png"},
+    "OpenAI's data URL": {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{LONG}"}},
+    "a data URL as a string": {"type": "image_url", "image_url": f"data:image/png;base64,{LONG}"},
+    "an address": {"type": "image", "url": "https://example.com/a.png"},
+    "OpenAI's responses": {"type": "input_image", "image_url": f"data:image/png;base64,{LONG}"},
+    "Anthropic's": {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": LONG}},
+    "Anthropic's document": {"type": "document", "source": {"type": "base64", "data": LONG}},
+    "Gemini's": {"type": "media", "mime_type": "image/png", "data": b"A" * 400_000},
+    "a recording": {"type": "input_audio", "input_audio": {"data": LONG, "format": "wav"}},
+    "a standard recording": {"type": "audio", "base64": LONG, "mime_type": "audio/wav"},
+    "a film": {"type": "video", "base64": LONG, "mime_type": "video/mp4"},
+    "a file": {"type": "file", "file": {"file_data": f"data:application/pdf;base64,{LONG}", "filename": "a.pdf"}},
+    "a standard file": {"type": "file", "base64": LONG, "mime_type": "application/pdf"},
+    "OpenAI's input file": {"type": "input_file", "file_data": LONG},
+    "a picture that was made": {"type": "image_generation_call", "id": "ig_1", "result": LONG},
+    "in a tool's result": {"type": "tool_result", "content": [{"type": "image", "base64": LONG}]},
+    "wrapped": {"type": "non_standard", "value": {"type": "image", "source": {"type": "base64", "data": LONG}}},
+}
+
+
+@pytest.mark.parametrize("name", MEDIA)
+@pytest.mark.parametrize("kind", [HumanMessage, AIMessage, lambda content: ToolMessage(content, tool_call_id="c")])
+def test_media_count_at_a_flat_price(name: str, kind: Any) -> None:
+    text = {"type": "text", "text": "What is this?"}
+    both, alone = (encode_message(kind(content)).tokens for content in ([text, MEDIA[name]], [text]))
+    assert MEDIA_TOKENS <= both - alone <= MEDIA_TOKENS + 20
+    assert encode_message(kind([MEDIA[name]]), count_tokens=lambda m: 7).tokens == 7
+
+
+def test_texts_of_documents_count_as_texts() -> None:
+    for block in (
+        {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "word " * 10_000}},
+        {"type": "text-plain", "text": "word " * 10_000, "mime_type": "text/plain"},
+        {"type": "tool_result", "content": "word " * 10_000},
+    ):
+        assert encode_message(HumanMessage([block])).tokens >= 12_500
+    assert encode_message(HumanMessage([MEDIA["a film"]] * 3)).tokens >= 3 * MEDIA_TOKENS
 
 
 class Hostile(BaseModel):

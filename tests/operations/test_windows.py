@@ -271,6 +271,15 @@ def test_a_window_within_a_loop_of_tools_begins_with_its_question(api: Api, sess
     assert texts(api.load(session, Window(tokens=each[0] + 1, keep_system=False))) == ["question"]
 
 
+def test_a_picture_does_not_push_out_the_conversation(api: Api, session: str) -> None:
+    picture = {"type": "image", "base64": "A" * 400_000, "mime_type": "image/png"}
+    api.append(session, [HumanMessage("I am Ada."), AIMessage("Hello.")])
+    api.append(session, [HumanMessage([{"type": "text", "text": "What is this?"}, picture]), AIMessage("A cat.")])
+    assert texts(api.load(session, Window(tokens=8000))) == ["I am Ada.", "Hello.", "What is this?", "A cat."]
+    api.append(session, [HumanMessage("And now?"), AIMessage("Still.")])
+    assert len(api.load(session, Window(tokens=2000))) == 6
+
+
 def test_the_newest_messages_exactly(api: Api, session: str) -> None:
     """A window is what a model is shown, and begins where a model can begin; `messages` gives what is stored."""
     call = {"name": "f", "args": {}, "id": "c", "type": "tool_call"}
