@@ -6,30 +6,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..transfer.formats import FORMATS, format_of
 from . import options
 from .options import Command, Group, Place, with_database, with_store
 from .output import print_json, progress
 
 if TYPE_CHECKING:
+    from ..transfer.formats import Format
     from ..transfer.importing import Imported
 
-_FORMATS = ("jsonl", "json", "csv", "parquet", "openai", "openai-preferences", "markdown", "html")
-_ENDINGS = {".md": "markdown"} | {f".{name}": name for name in ("jsonl", "json", "csv", "parquet", "html")}
-
-
 _format = click.option(
-    "--format", "format", type=click.Choice(_FORMATS), help="By default, as the file's name ends; else jsonl."
+    "--format", "format", type=click.Choice(list(FORMATS)), help="By default, as the file's name ends; else jsonl."
 )
 
 
 @click.group(cls=Group, short_help="Take conversations out.")
 def export() -> None:
     """Take conversations, or a LangSmith project's runs, out."""
-
-
-def _format_of(target: str) -> str:
-    name = target.lower().removesuffix(".gz").removesuffix(".zst")
-    return next((format for ending, format in _ENDINGS.items() if name.endswith(ending)), "jsonl")
 
 
 @export.command(
@@ -63,7 +56,7 @@ def export_conversations(
     which: dict[str, Any],
     all_users: bool,
     session_ids: tuple[str, ...],
-    format: str | None,
+    format: Format | None,
     rows: str | None,
     feedback_key: str | None,
     as_json: bool,
@@ -78,7 +71,7 @@ def export_conversations(
     with place.open() as store, progress("messages") as count:
         done = store.export_sessions(
             target,
-            format=format or _format_of(target),  # type: ignore[arg-type]
+            format=format or format_of(target),
             progress=lambda so_far: count(so_far.messages),
             **chosen,
         )
@@ -99,13 +92,13 @@ def export_conversations(
 @with_database
 @_format
 @options.as_json
-def export_user(place: Place, user_id: str, target: str, format: str | None, as_json: bool) -> None:
+def export_user(place: Place, user_id: str, target: str, format: Format | None, as_json: bool) -> None:
     """Write all that is stored of a person to FILE, for a request of access."""
     with place.open() as store, progress("messages") as count:
         done = store.export_user(
             user_id,
             target,
-            format=format or _format_of(target),  # type: ignore[arg-type]
+            format=format or format_of(target),
             progress=lambda so_far: count(so_far.messages),
         )
     if as_json and target != "-":

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import IO, Any, BinaryIO, Final, Literal, TypedDict, Unpack, get_args
+from typing import IO, Any, BinaryIO, Final, TypedDict, Unpack, get_args
 
 import orjson
 
@@ -16,36 +16,14 @@ from ..errors import InvalidInput
 from ..operations.scope import Scope
 from ..operations.sessions import SessionFilter, list_sessions
 from .files import written
-from .formats import Writer
-from .formats.json_array import JsonArray
-from .formats.jsonl import JsonLines
-from .formats.openai import OpenAiFineTuning
-from .formats.preferences import OpenAiPreferences
-from .formats.tables import Csv, Parquet, Rows
-from .formats.transcript import Html, Markdown
+from .formats import FORMATS, Format, Writer
+from .formats.tables import Rows
 from .parts import Ends, Part
 
-Format = Literal["jsonl", "json", "csv", "parquet", "openai", "openai-preferences", "markdown", "html"]
 Target = str | os.PathLike[str] | IO[bytes]
 _Page = tuple[list[tuple[str | None, str]], Any]  # users and names of sessions, and where to go on
 SessionPages = Callable[[Any], Plan[_Page]]
 
-WRITERS: Final[dict[str, Callable[..., Writer]]] = {
-    "jsonl": JsonLines,
-    "json": JsonArray,
-    "csv": Csv,
-    "parquet": Parquet,
-    "openai": OpenAiFineTuning,
-    "openai-preferences": OpenAiPreferences,
-    "markdown": Markdown,
-    "html": Html,
-}
-_OPTIONS: Final = {
-    "csv": {"rows"},
-    "parquet": {"rows"},
-    "openai": {"tools", "feedback_key"},
-    "openai-preferences": {"tools", "feedback_key"},
-}
 _FILTERS: Final = {"query", "all_users", *SessionFilter.__annotations__}
 _SESSIONS_A_CALL: Final = 200
 
@@ -138,10 +116,11 @@ def export_user(scope: Scope, user_id: str, target: Target, **options: Unpack[Fi
     return export_sessions(replace(scope, user_id=owner), target, archived=None, **options)
 
 
-def _writer(format: str, options: Mapping[str, Any]) -> Callable[[BinaryIO], Writer]:
-    if not isinstance(format, str) or format not in WRITERS:
-        raise InvalidInput(f"format must be one of {', '.join(WRITERS)}.")
-    if unknown := set(options) - _OPTIONS.get(format, set()):
+def _writer(format: Format, options: Mapping[str, Any]) -> Callable[[BinaryIO], Writer]:
+    if not isinstance(format, str) or format not in FORMATS:
+        raise InvalidInput(f"format must be one of {', '.join(FORMATS)}.")
+    known = FORMATS[format]
+    if unknown := set(options) - known.options:
         raise InvalidInput(f"The format {format} has no option {', '.join(sorted(unknown))}.")
     rows, tools, feedback_key = options.get("rows"), options.get("tools"), options.get("feedback_key")
     if "rows" in options and not (isinstance(rows, str) and rows in get_args(Rows)):
@@ -150,7 +129,7 @@ def _writer(format: str, options: Mapping[str, Any]) -> Callable[[BinaryIO], Wri
         raise InvalidInput("tools must be a list of schemas in OpenAI's form: dictionaries.")
     if feedback_key is not None:
         check_text(feedback_key, "feedback_key", 1000)
-    return partial(WRITERS[format], **options)
+    return partial(known.load(), **options)
 
 
 def _list(value: object, name: str) -> Sequence[Any]:
@@ -223,7 +202,7 @@ def _write(writer: Writer, parts: Iterable[Part]) -> None:
 
 
 # Columns that say where a row is stored, or follow from others.
-_NOT_EXPORTED: Final = {"session_key", "user_id", "first_position", "refusals", "unsent"}
+_NOT_EXPORTED: Final = {"session_key", "user_id", "first_position", "first_token_seconds", "refusals", "unsent"}
 
 
 def _part(row: Mapping[str, Any]) -> Part:
