@@ -68,7 +68,7 @@ app: .cache/app.stamp ## the chat application, in a browser
 test: .cache/dev.stamp .cache/lite.stamp .cache/langchain-js.stamp .cache/postgres.stamp ## the test suite; arguments: make test ARGS="-k contract"
 	$(BIN)/python -m pytest -m "not soak" $(ARGS)
 
-soak: .cache/dev.stamp .cache/lite.stamp ## the long fault and load tests, and the figures they tell
+soak: .cache/dev.stamp .cache/lite.stamp ## the long fault and load tests, and the figures they print
 	$(BIN)/python -m pytest -m soak -raP $(ARGS)
 
 lint: .cache/dev.stamp ## ruff, and that imports go downwards

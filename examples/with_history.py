@@ -34,7 +34,7 @@ def ask(bot: RunnableWithHistory, question: str, stop_after: int | None = None) 
         if count == stop_after:
             print("- stopped", end="")
             break
-    words.close()  # type: ignore[attr-defined]  # a generator; closing it tells the bot that nobody listens any more
+    words.close()  # type: ignore[attr-defined]  # a generator; closing it ends the turn as interrupted
     print()
 
 

@@ -3,7 +3,7 @@
 ::
 
     HistoryError
-     ├─ NotConfigured     the store was not told where the database is, or told it wrongly
+     ├─ NotConfigured     no database is configured, or its address or key cannot be right
      ├─ NotInstalled      the database has no schema of ours (or an older one)
      ├─ Unavailable       the database could not be reached within the deadline
      │   └─ StoreClosed   ... because this store was closed while the operation ran
@@ -67,7 +67,7 @@ def _restored(
 
 
 class NotConfigured(HistoryError):
-    """The store was not told where the database is, or told it in a form that cannot be right."""
+    """No database is configured, or its address or key cannot be right."""
 
 
 class NotInstalled(HistoryError):
@@ -283,11 +283,11 @@ def from_code(code: str, detail: str = "") -> HistoryError:
 
     Args:
         code: SQLSTATE, PostgREST code or HTTP status.
-        detail: The server's own words, told where our functions raised it (`PTnnn`) or nothing better is known.
+        detail: The server's own words, repeated where our functions raised it (`PTnnn`) or nothing better is known.
     """
     detail = detail.strip().rstrip(".") or "it gave no details"
     if code not in _CODES:
-        advice = "`langchain-supabase-history doctor` may tell more."
+        advice = "`langchain-supabase-history doctor` may find the reason."
         return HistoryError(f"The database reported {code}: {detail}.", code=code, advice=advice)
     cls, message, advice_or_none = _CODES[code]
     text = message.replace("{detail}", detail) or f"{detail[:1].upper()}{detail[1:]}."

@@ -274,7 +274,7 @@ def migrate(
     shares: bool = False,
     conversations: str | None = None,
 ) -> list[Migration]:
-    """Install or update the schema, and tell what was applied. Several at once are safe, also through a pooler.
+    """Install or update the schema. Several at once are safe, also through a pooler.
 
     Args:
         conninfo: A connection string whose role may create tables in `schema` (on Supabase: `postgres`).

@@ -103,7 +103,7 @@ class HistoryStore(Connecting, LangChain, TracedConversations, Transfer):
     # --- outbox
 
     def flush(self) -> int:
-        """Send what waits in the outbox, in order, and tell how many appends were stored; 0 without an outbox.
+        """Send what waits in the outbox, in order.
 
         Returns:
             How many appends were stored; 0 without an outbox.
@@ -125,7 +125,7 @@ class HistoryStore(Connecting, LangChain, TracedConversations, Transfer):
         """
         return [] if self._outbox is None else self._outbox.waiting()
 
-    # --- the application's transactions, and what the pools tell
+    # --- the application's transactions, and the statistics of the pools
 
     def in_transaction(self, conn: Any) -> Self:
         """This store, with every operation inside the transaction that a connection of the application's is in.
@@ -147,7 +147,7 @@ class HistoryStore(Connecting, LangChain, TracedConversations, Transfer):
         return view
 
     def pool_stats(self) -> dict[str, dict[str, int]]:
-        """What open psycopg pools say: `{"sync": {...}, "async": {...}}`, each as psycopg_pool's `get_stats`.
+        """The statistics of open psycopg pools: `{"sync": {...}, "async": {...}}`, each as psycopg_pool's `get_stats`.
 
         Returns:
             The numbers by pool; nothing over the Data API.

@@ -149,7 +149,7 @@ def demo(path: Path | None) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def doctor(place: Place, url: str | None, key: str | None, deadline: float, as_json: bool) -> None:
-    """Tell what is right and wrong with an installation, and the command that fixes each fault.
+    """Examine an installation, and say what to do about each fault.
 
     Writes, reads and deletes one scratch session. Exits with 1 where there is a fault; warnings do not count.
     """
@@ -196,7 +196,7 @@ def usage(
     with_langsmith: bool,
     as_json: bool,
 ) -> None:
-    """Tell how many turns and tokens were used, and what they cost as LangSmith computed it.
+    """Show how many turns and tokens were used, and what they cost as LangSmith computed it.
 
     Unknown is shown as "-" (null in JSON), never as 0. Unmeasured turns are those whose tokens are not known.
     """
@@ -215,7 +215,7 @@ def usage(
 @with_database
 @click.option("--project", required=True, help="The LangSmith project's name.")
 @click.option("--since", required=True, type=TIME, help="Runs from this day (or time) on, in UTC.")
-@click.option("--dry-run", is_flag=True, help="Tell what would be restored, and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be restored, and write nothing.")
 def import_langsmith(place: Place, project: str, since: datetime, dry_run: bool) -> None:
     """Restore conversations from the root runs of a LangSmith project, with tokens, costs and feedback.
 
@@ -276,7 +276,7 @@ def export_traces(project: str, since: datetime, until: datetime | None, format:
 def prune(place: Place, idle: timedelta | None, keep_messages: int | None, yes: bool, as_json: bool) -> None:
     """Remove for good what need not be kept: what was cleared, idle sessions, and messages beyond the newest.
 
-    Sessions that are in use are passed over. Deleted ones leave a tombstone without content.
+    Sessions that are in use are passed over. Of deleted ones a row without content stays.
     """
     from .retention import run_prune
 

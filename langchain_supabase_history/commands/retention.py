@@ -23,12 +23,12 @@ def run_prune(
     """`langchain-supabase-history prune`: count, or with `yes` remove, telling of each batch on a terminal."""
     on_terminal = sys.stderr.isatty() and not as_json
 
-    def tell(total: Pruned) -> None:
+    def show(total: Pruned) -> None:
         click.echo(f"\r{_in_words(total)} ...", err=True, nl=False)
 
     with store:
         total = store.prune(
-            idle=idle, keep_messages=keep_messages, dry_run=not yes, progress=tell if on_terminal else None
+            idle=idle, keep_messages=keep_messages, dry_run=not yes, progress=show if on_terminal else None
         )
     if on_terminal:
         click.echo(err=True)

@@ -222,7 +222,7 @@ def import_file(place: Place, source: str, format: str | None, dry_run: bool, as
     "--format",
     "format",
     type=click.Choice(["messages-table", "openai-agents", "langgraph", "conversations-table"]),
-    help="Whose table; by default its columns tell.",
+    help="Whose table; by default it is recognised by its columns.",
 )
 @options.dry_run
 @options.as_json

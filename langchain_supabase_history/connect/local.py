@@ -92,7 +92,7 @@ def _check_content(folder: Path) -> None:
 
 
 def _forget_dead(folder: Path) -> None:
-    """Strike processes that were killed from the server's list of users, else it would never end."""
+    """Remove processes that were killed from the server's list of users, else it would never end."""
     import psutil
 
     users = folder / ".handle_pids.json"

@@ -49,7 +49,7 @@ def _check_token(token: object) -> str:
 
 
 def token_subject(token: str) -> str | None:
-    """The user a token says it is of, unverified: the database checks tokens, this only tells users apart."""
+    """The user a token says it is of, unverified: the database checks tokens, this only keeps users apart."""
     import jwt
 
     try:

@@ -155,7 +155,7 @@ class Driver(ABC, Generic[R]):
         return ""
 
     def pool_stats(self) -> dict[str, dict[str, int]]:
-        """What the pools that are open tell of themselves, "sync" and "async"; empty where there are none."""
+        """The statistics of the open pools, "sync" and "async"; empty where there are none."""
         return {}
 
     # --- close

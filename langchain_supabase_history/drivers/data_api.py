@@ -260,7 +260,7 @@ def _request(
         headers["Authorization"] = f"Bearer {identity.access_token()}"
     if not all(headers.get(name, "").isprintable() for name in ("apikey", "Authorization")):
         # Sent, it would be refused by an error that repeats it.
-        raise NotConfigured("The key or the access token has characters that no key has.", advice="Copy it anew.")
+        raise NotConfigured("The key or the access token has characters that no key has.", advice="Copy it again.")
     body = orjson.dumps(call.arguments(replay=replay), default=_fragment, option=orjson.OPT_PASSTHROUGH_DATACLASS)
     return {"url": str(client.base_url.joinpath("rpc", call.function.name)), "headers": headers, "content": body}
 

@@ -93,7 +93,7 @@ class OwnLoop(Generic[S]):
             return
         with suppress(TimeoutError):
             finished.result(4 * _STOP_SECONDS)
-        for future in list(running.waiting):  # whoever still waits is told
+        for future in list(running.waiting):  # who still waits gets an answer
             future.cancel()
         running.loop.call_soon_threadsafe(running.loop.stop)
         running.thread.join(_STOP_SECONDS)

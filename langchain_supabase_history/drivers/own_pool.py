@@ -211,7 +211,7 @@ class Joined:
 
 
 def _final(error: Exception) -> Exception:
-    """What another try may mend is the application's to try: its transaction has ended."""
+    """An error that may pass: only the application can try again, because its transaction has ended."""
     if not isinstance(error, Transient):
         return error
     advice = "Roll the transaction back and run the whole of it again."

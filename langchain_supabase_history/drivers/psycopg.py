@@ -50,7 +50,10 @@ class _Connection(_Care, psycopg.Connection[Any]):
 
     @classmethod
     def connect(cls, *args: Any, **kwargs: Any) -> _Connection:
-        conn, cls.first = cls.first, None  # the pool's first is the one that was opened to hear the server's own words
+        conn, cls.first = (
+            cls.first,
+            None,
+        )  # the pool's first is the one that was opened first, to see the server's own error
         if conn is None:
             conn = super().connect(*args, **kwargs)
             conn.adapters.register_loader("json", TextLoader)  # the parsers read it faster than psycopg would

@@ -28,7 +28,7 @@ CANNOT_CONNECT: Final = "no connection could be made"
 
 _TENANT: Final = (
     "Through Supabase's pooler the user is postgres.<project>, and the host is of the project's region: copy the "
-    "connection string anew (Supabase: Connect). A paused project says this too: restore it in the dashboard."
+    "connection string again (Supabase: Connect). A paused project says this too: restore it in the dashboard."
 )
 _NETWORK: Final = (
     "Add this machine's address to the project's network restrictions (Supabase: Settings > Database), or lift them."
@@ -38,7 +38,7 @@ _CROWDED: Final = (
     "async), go through the transaction pooler (port 6543), or raise the pooler's or the role's limit."
 )
 
-# What no further try mends, by the server's own words, and the advice.
+# What no further try can change, by the server's own words, and the advice.
 _FINAL: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
     (re.compile(words, re.IGNORECASE), advice)
     for words, advice in (

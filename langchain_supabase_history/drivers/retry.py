@@ -16,7 +16,7 @@ _LAST_TRY: Final = 1.0
 
 
 def policy(end: float) -> dict[str, Any]:
-    """What tenacity is told: to try again what is transient, with growing pauses, until a monotonic time."""
+    """The arguments of tenacity: to try again what is transient, with growing pauses, until a monotonic time."""
     return {
         "retry": tenacity.retry_if_exception_type(Transient),
         "stop": tenacity.stop_before_delay(max(end - time.monotonic(), 0)),

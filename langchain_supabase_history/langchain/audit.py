@@ -69,7 +69,7 @@ class TurnAudit(BaseCallbackHandler):
     """Hears what is done for each turn. One object may serve any number of turns, at once too.
 
     `with_history` attaches one by itself. Under `RunnableWithMessageHistory` pass it in `callbacks`; the history finds
-    it there. On its own, `last` tells of the call that ended last::
+    it there. On its own, `last` is the call that ended last::
 
         audit = TurnAudit()
         chain.invoke("Who wrote it?", {"callbacks": [audit]})
@@ -118,7 +118,7 @@ class TurnAudit(BaseCallbackHandler):
         """What was done so far: for the turn that `turn_of` names, else in all calls that have not ended.
 
         Args:
-            started: When the turn started, as `time.monotonic()` tells it.
+            started: When the turn started, as `time.monotonic()` gives it.
             turn: What `turn_of` gave; None for all calls that have not ended.
 
         Returns:

@@ -57,8 +57,8 @@ class LangChain(Operations):
             input_messages_key: Where in a dictionary given as input the question is.
             output_messages_key: Where in a dictionary that comes out the answer is.
             history_messages_key: Where in the input the conversation so far goes; by default in front of the question.
-            session_key: The key of the config's `configurable` that names the session, `session_id` unless told
-                otherwise (`thread_id`, say).
+            session_key: The key of the config's `configurable` that names the session, `session_id` by
+                default (`thread_id`, say).
             answer: Makes of the output what is stored as its answer: a string, a message or a list of messages.
             document_content: Keep the whole text of the documents that retrievers found, not an excerpt.
 

@@ -1,6 +1,6 @@
 """LangGraph's graphs, agents among them: how their streams are asked for and read.
 
-What a turn of a graph has added is told by the graph's own state, which it streams as `values`. That mode is asked for
+What a turn of a graph has added is in the graph's own state, which it streams as `values`. That mode is asked for
 beside those that the application asks for, and not passed on unless it did.
 """
 
@@ -61,7 +61,7 @@ def has_channel(graph: Any, name: str) -> bool:
 
 
 def as_invoked(graph: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments to stream with in place of `invoke`, which gives the state's output fields if not told others."""
+    """The arguments to stream with in place of `invoke`, which gives the state's output fields by default."""
     return {"stream_mode": "values", "output_keys": graph.output_channels, **arguments}
 
 

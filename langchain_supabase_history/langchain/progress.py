@@ -61,7 +61,7 @@ class Progress:
                     join_thread(root, session_id)
 
     def observed(self) -> Observed:
-        """What was done for the turn so far, as an audit has heard it, else as the trace tells."""
+        """What was done for the turn so far, as an audit has observed it, else as the trace has it."""
         try:
             if self.audit is not None:
                 return self.audit.observed(self._turn, self._started)

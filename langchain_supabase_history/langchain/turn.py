@@ -316,7 +316,7 @@ class OpenTurn:
         return True
 
     def _report(self, error: BaseException, unsaved: Exception) -> None:
-        """Tell of a turn that could not be stored, where another error goes to the caller."""
+        """Report a turn that could not be stored, where another error goes to the caller."""
         if not self._is_begun and isinstance(unsaved, Conflict):
             return
         error.add_note(f"The turn could not be recorded: {unsaved}")

@@ -1,4 +1,4 @@
-"""LangSmith beside the history: links to traces, feedback, and what root runs tell, through LangSmith's own SDK.
+"""LangSmith beside the history: links to traces, feedback, and the data of root runs, through LangSmith's own SDK.
 
 What a conversation waits for never passes here: turns carry what LangChain's tracer has in memory (`turns.py`). Reads
 go through the endpoints that stay after 31 January 2027, which take project ids and not names.
@@ -126,7 +126,7 @@ class LangSmith:
 
         Raises:
             InvalidInput: It is no `Turn`.
-            HistoryError: LangSmith was asked and did not tell.
+            HistoryError: LangSmith did not answer.
         """
         if not isinstance(turn, Turn):
             raise InvalidInput(f"turn must be a Turn, got {type(turn).__name__}.")
@@ -144,14 +144,14 @@ class LangSmith:
     # --- feedback
 
     def send(self, unsent: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Tell LangSmith of feedback, and give what came of it, as `chat_history_feedback_sent` takes it. Never raises.
+        """Send feedback to LangSmith, and return the outcomes, as `chat_history_feedback_sent` takes them. Never raises.
 
         Where LangSmith is away, the rest waits for the next time.
         """
-        told: list[dict[str, Any]] = []
+        outcomes: list[dict[str, Any]] = []
         end = time.monotonic() + _SENDING
         for row in unsent:
-            if told and time.monotonic() > end:
+            if outcomes and time.monotonic() > end:
                 break
             mark = {"session_id": row["session_id"], "id": row["id"], "updated_at": row["updated_at"]}
             try:
@@ -162,8 +162,8 @@ class LangSmith:
                 if not refused:
                     break
                 mark["refused"] = True
-            told.append(mark)
-        return told
+            outcomes.append(mark)
+        return outcomes
 
     def _send_one(self, row: dict[str, Any]) -> None:
         given = {"score": row["score"], "value": (row["value"] or {}).get("value"), "comment": row["comment"]}
@@ -179,7 +179,7 @@ class LangSmith:
 
     def _create(self, row: dict[str, Any], given: dict[str, Any]) -> None:
         started = row["run_started_at"]
-        # With the run's id alone it is sent now, and an error is told; with a trace id it would wait in a queue.
+        # With the run's id alone it is sent now, and an error is seen; with a trace id it would wait in a queue.
         self.client.create_feedback(
             run_id=row["run_id"],
             key=row["key"],
@@ -233,7 +233,7 @@ class LangSmith:
 
 @dataclass
 class CostFiller:
-    """Fills in what turns cost, as LangSmith reckons it, for those whose cost is not known yet.
+    """Fills in what turns cost, as LangSmith computed it, for those whose cost is not known yet.
 
     Args:
         smith: Whom to ask.
@@ -247,12 +247,12 @@ class CostFiller:
     filled: int = field(default=0, init=False)
 
     def run(self) -> int:
-        """Fill in all that LangSmith knows, and tell how many turns that were.
+        """Fill in all that LangSmith knows, and return for how many turns.
 
         Raises:
             HistoryError: LangSmith or the database cannot be reached or refuses.
         """
-        _ = self.smith.client  # without a key that is told, also where nothing is left to ask for
+        _ = self.smith.client  # without a key that is an error, also where nothing is left to ask for
         after: UUID | None = None
         while rows := self.uncosted(after):
             after = UUID(rows[-1]["turn_id"])
@@ -333,7 +333,7 @@ def asking(what: str) -> Iterator[None]:
         code = None if status is None else str(status)
         if status in (401, 403):
             raise Forbidden(
-                f"LangSmith refused to tell {what}.",
+                f"LangSmith refused to give {what}.",
                 code=code,
                 advice="Check LANGSMITH_API_KEY, LANGSMITH_ENDPOINT (its region) and LANGSMITH_WORKSPACE_ID.",
             ) from error
@@ -342,7 +342,7 @@ def asking(what: str) -> Iterator[None]:
         if status is None and (fault := network_fault(error)) is not None:
             raise fault from error
         raise Unavailable(
-            f"LangSmith did not tell {what}: " + (f"it answered {code}." if code else f"{type(error).__name__}."),
+            f"LangSmith did not give {what}: " + (f"it answered {code}." if code else f"{type(error).__name__}."),
             code=code,
             advice="Check LANGSMITH_ENDPOINT and the network; then try again.",
         ) from error

@@ -71,7 +71,7 @@ def _row(run: Run) -> dict[str, Any]:
     feedback = {
         key: stats.avg if stats.avg is not None else stats.values for key, stats in (run.feedback_stats or {}).items()
     }
-    told = run.total_tokens or None  # LangSmith says 0 where it does not know
+    known = run.total_tokens or None  # LangSmith says 0 where it does not know
     return {
         "run_id": run.id,
         "session_id": session_id,
@@ -81,9 +81,9 @@ def _row(run: Run) -> dict[str, Any]:
         "end_time": run.end_time and run.end_time.isoformat(),
         "latency_seconds": run.latency_seconds,
         "status": run.status and run.status.lower(),
-        "input_tokens": told and run.prompt_tokens,
-        "output_tokens": told and run.completion_tokens,
-        "total_tokens": told,
+        "input_tokens": known and run.prompt_tokens,
+        "output_tokens": known and run.completion_tokens,
+        "total_tokens": known,
         "total_cost": run.total_cost,
         "error": run.error_preview,
         "feedback": feedback,
@@ -91,7 +91,7 @@ def _row(run: Run) -> dict[str, Any]:
 
 
 def write(found: Iterable[dict[str, Any]], format: str, out: IO[str]) -> int:
-    """Write rows as they come, and tell how many there were. In csv, feedback is a JSON object and unknown is empty.
+    """Write rows as they come, and return how many there were. In csv, feedback is a JSON object and unknown is empty.
 
     Nothing is written before the first row is there, so that an error at once leaves nothing behind.
     """

@@ -148,7 +148,7 @@ class Restore:
         project: The project's name.
         since: Root runs that began from this time on.
         dry_run: Write nothing.
-        on_progress: Told how many root runs are done, and how many there are.
+        on_progress: Called with how many root runs are done, and how many there are.
     """
 
     store: TracedConversations
@@ -159,7 +159,7 @@ class Restore:
     report: Restored = field(default_factory=Restored, init=False)
 
     def run(self) -> Restored:
-        """Restore, and tell what was done.
+        """Restore, and return what was done.
 
         Raises:
             HistoryError: LangSmith or the database cannot be reached or refuses. Run it again: it goes on.

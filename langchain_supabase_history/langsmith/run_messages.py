@@ -145,7 +145,7 @@ def messages_of(run: Run, said: Said) -> list[BaseMessage]:
     """What was said in the turn that a root run is: its question, and what was answered.
 
     Args:
-        said: What the session holds already. Runs of agents tell the whole conversation each time.
+        said: What the session holds already. Runs of agents contain the whole conversation each time.
     """
     asked, many = _pick(run.inputs, _INPUT_KEYS, HumanMessage)
     asked = said.new(asked) if many and len(asked) > 1 else asked

@@ -58,7 +58,7 @@ def put_feedback(
     sent_at: datetime | None = None,
     created_at: datetime | None = None,
 ) -> Plan[tuple[Feedback, list[dict[str, Any]]]]:
-    """Store feedback, and tell what of the session's LangSmith has yet to be sent.
+    """Store feedback, and return what of the session's has still to be sent to LangSmith.
 
     Args:
         id: Of feedback that came from LangSmith, which has it under this id; `sent_at` then says since when.
@@ -92,7 +92,7 @@ def put_feedback(
 
 
 def mark_sent(scope: Scope, marks: Sequence[Mapping[str, Any]]) -> Plan[int]:
-    """Write down what LangSmith has taken or refused, and tell of how many."""
+    """Store what LangSmith has accepted or refused, and return of how many."""
     args = {"feedback": Json(orjson.dumps(list(marks))), "user_id": scope.user_id}
     marked: int = yield Call(FEEDBACK_SENT, args, lambda reply: int(reply["sent"]))
     return marked

@@ -70,7 +70,7 @@ class Handover(Operations):
         Args:
             session_id: The session's name. It keeps it; where the other user has one of that name, it gets a suffix.
             to_user_id: The other user.
-            dry_run: Change nothing, and tell what would be handed over; by default False.
+            dry_run: Change nothing, and return what would be handed over; by default False.
 
         Returns:
             How much was handed over.
@@ -96,7 +96,7 @@ class Handover(Operations):
         Args:
             from_user_id: Whose sessions.
             to_user_id: The other user.
-            dry_run: Change nothing, and tell what would be handed over; by default False.
+            dry_run: Change nothing, and return what would be handed over; by default False.
 
         Returns:
             How much was handed over, of all sessions together.

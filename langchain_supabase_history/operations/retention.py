@@ -97,7 +97,7 @@ class Retention(Operations):
     """The part of a store that removes what need not be kept. Each batch is one short transaction."""
 
     def prune(self, **options: Unpack[PruneOptions]) -> Pruned:
-        """Remove for good what need not be kept, and tell how much that was; by default only tell.
+        """Remove for good what need not be kept; by default nothing is removed, and the numbers are returned.
 
         What `clear` has hidden always goes. Sessions of this store's user, else all that the database shows. Sessions
         that are being written to are passed over, and pruned the next time.
@@ -107,7 +107,7 @@ class Retention(Operations):
             keep_messages: Remove all but so many of the newest messages of each session, and their turns. The turn that
                 the oldest of them belongs to stays whole, unless that keeps more than as many again. A retry of a turn
                 that began before and was not stored yet is refused afterwards, as after `clear`.
-            dry_run: Change nothing, and tell what would be removed; by default True.
+            dry_run: Change nothing, and return what would be removed; by default True.
             batch: How much one transaction removes at most, in sessions, messages and turns together; up to 10,000,
                 by default 500.
             progress: Called after each batch with the sum so far.
@@ -125,9 +125,9 @@ class Retention(Operations):
         return await self.arun(prune(self.scope, **options))
 
     def delete_user(self, user_id: str, *, batch: int = BATCH) -> Pruned:
-        """Remove all that is stored of one person, and tell how much that was.
+        """Remove all that is stored of one person.
 
-        Of each session a tombstone without content stays (ids, times and counters), so that nothing that was still on
+        Of each session a row without content stays (ids, times and counters), so that nothing that was still on
         its way comes back. Should this be interrupted, call it again.
 
         Args:

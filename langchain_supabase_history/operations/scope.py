@@ -1,4 +1,4 @@
-"""Whose conversations, as whom, through which window, within which limits, and whom to tell."""
+"""Whose conversations, as whom, through which window, within which limits, and who is informed of errors."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Scope:
     feedback: FeedbackReceiver | None = None
 
     def report(self, error: HistoryError, messages: Sequence[BaseMessage]) -> None:
-        """Log an error that no caller will see, and tell `on_error` of it. Never raises."""
+        """Log an error that no caller will see, and give it to `on_error`. Never raises."""
         if sys.is_finalizing():  # a generator that the interpreter's end closes: the turn stays `running`
             return
         logger.warning("%s: %s", type(error).__name__, error)

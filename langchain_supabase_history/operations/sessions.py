@@ -280,7 +280,7 @@ class Sessions(Operations):
         return await self.arun(get_session(self.scope, session_id))
 
     def clear(self, session_id: str) -> int:
-        """Hide all messages and turns of a session, and tell how many messages these were.
+        """Hide all messages and turns of a session.
 
         Args:
             session_id: The session's name.
@@ -298,7 +298,7 @@ class Sessions(Operations):
         return await self.arun(clear(self.scope, session_id))
 
     def delete_session(self, session_id: str) -> bool:
-        """Remove a session with all it holds, and tell whether there was one. A late replay does not bring it back.
+        """Remove a session with all it holds. A write that arrives late does not bring it back.
 
         Args:
             session_id: The session's name.

@@ -33,7 +33,7 @@ def interrupt_turns(scope: Scope, session_id: str, older_than: float) -> Plan[in
 
 
 class Turns(Operations):
-    """The part of a store that tells of turns."""
+    """The part of a store that lists turns."""
 
     def turns(self, session_id: str, **options: Unpack[PageOptions]) -> Page[Turn]:
         """The turns of a session, failed ones included, a page at a time.

@@ -85,14 +85,14 @@ def uncosted_turns(
 
 
 def set_costs(scope: Scope, costs: Sequence[Mapping[str, Any]]) -> Plan[int]:
-    """Write down what turns cost, in US dollars, and tell of how many."""
+    """Store what turns cost, in US dollars, and return for how many."""
     args = {"costs": Json(orjson.dumps(list(costs))), "user_id": scope.user_id}
     written: int = yield Call(SET_COSTS, args, lambda reply: int(reply["set"]))
     return written
 
 
 class UsageOperations(Operations):
-    """The part of a store that tells what turns used."""
+    """The part of a store that says what turns used."""
 
     def usage(self, **options: Unpack[UsageOptions]) -> list[Usage]:
         """What turns used: one `Usage` for each group, or one for all.

@@ -47,7 +47,7 @@ class Operation:
         hold: Of an erasure of a session.
         upto: Of an erasure: the last that waited before it.
         tried: Why the delivery before it could not send what waits.
-        epoch: The session's, where the reply tells it.
+        epoch: The session's, where the reply has it.
     """
 
     def __init__(self, call: Call[Any], given: Identity | None, identity: Identity | None, subject: str) -> None:

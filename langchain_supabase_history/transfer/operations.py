@@ -34,7 +34,7 @@ class Transfer(Operations):
         Args:
             target: A path (with .gz or .zst, compressed), "-" for standard output, or a binary file.
             format: "jsonl" (exact, for `import_sessions`), "json", "csv", "parquet" (extra `[parquet]`), "openai"
-                (fine-tuning), "openai-preferences" (pairs of answers that feedback tells apart), "markdown" or "html".
+                (fine-tuning), "openai-preferences" (pairs of answers with different feedback), "markdown" or "html".
             session_ids: These sessions, in this order; instead of filters.
             rows: For "csv" and "parquet": a row for each of "messages" (the default) or "conversations".
             tools: For both "openai" formats: the tools' schemas, which are not stored with conversations.
@@ -130,7 +130,7 @@ class Transfer(Operations):
             format: What wrote it: "jsonl" or "json" (this library), "messages" (lists of role and content or type and
                 data), "chatgpt", "claude", "conversations-table"; by default it is recognised.
             user_id: The user whose all of them become.
-            dry_run: Store nothing, and tell what would be stored.
+            dry_run: Store nothing, and return what would be stored.
             progress: Called with what is done so far, after each batch.
 
         Returns:
@@ -155,9 +155,9 @@ class Transfer(Operations):
             table: The table, with its schema where that is not on the login's path.
             format: Whose table: "messages-table" (langchain-postgres, both classes of langchain-community,
                 LangChain.js, n8n), "openai-agents", "langgraph" (needs langgraph-checkpoint-postgres) or
-                "conversations-table"; by default the table's columns tell. The last three have a default name.
+                "conversations-table"; by default it is recognised by the table's columns. The last three have a default name.
             user_id: The user whose all of them become.
-            dry_run: Store nothing, and tell what would be stored.
+            dry_run: Store nothing, and return what would be stored.
             progress: Called with what is done so far, after each batch.
 
         Returns:
@@ -184,7 +184,7 @@ class Transfer(Operations):
             history: Any `BaseChatMessageHistory`; its `messages` are read once.
             session_id: The session that they become.
             user_id: The user whose it becomes.
-            dry_run: Store nothing, and tell what would be stored.
+            dry_run: Store nothing, and return what would be stored.
             progress: Called with what is done so far, after each batch.
 
         Returns:

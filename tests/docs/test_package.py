@@ -115,6 +115,33 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         from langchain_supabase_history import NoSuchName  # noqa: F401
 
 
+def test_its_page_on_pypi_links_to_pages_that_there_are(described: email.message.Message) -> None:
+    """PyPI shows the README beside no other file: its links are addresses of the documentation's pages."""
+    urls = dict(line.split(", ", 1) for line in described.get_all("Project-URL") or [])
+    site = urls["Documentation"]
+    text = str(described.get_payload())
+    prose = re.sub(r"^( *)```.*?^\1```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    headings = {
+        re.sub(r"[^\w -]", "", line).lower().replace(" ", "-") for line in re.findall(r"^#+ (.+)$", prose, re.M)
+    }
+    links = [*re.findall(r"\]\(([^)]+)\)", prose), urls["Changelog"]]
+    assert len(links) > 20
+    for link in links:
+        if link.startswith("#"):
+            assert link[1:] in headings, link
+            continue
+        assert link.startswith(site), f"{link} is no address that works on PyPI"
+        page, _, section = link.removeprefix(site).partition("#")
+        top = {"contributing.html": "CONTRIBUTING.md", "changelog.html": "CHANGELOG.md"}
+        path = servers.ROOT / top.get(page, f"docs/{page.removesuffix('.html')}.md")
+        assert path.exists(), link
+        named = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+        assert not section or section in {re.sub(r"[^\w -]", "", name).lower().replace(" ", "-") for name in named}, (
+            link
+        )
+    assert "![" not in text, "a badge is loaded from elsewhere, and says what may not be true"
+
+
 def test_the_license_is_in_the_sdist_list_with_what_a_reader_needs() -> None:
     listed = tomllib.loads((servers.ROOT / "pyproject.toml").read_text())
     for name in listed["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]:
