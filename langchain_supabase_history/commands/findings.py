@@ -22,8 +22,8 @@ def show(findings: Sequence[Finding], *, as_json: bool = False) -> None:
     if not in_terminal():
         for finding in findings:
             print(f"{finding.status:<8}{finding.name}: {finding.says}")
-            if finding.mend:
-                print(f"        -> {finding.mend}")
+            if finding.fix:
+                print(f"        -> {finding.fix}")
         print(verdict)
         return
     from rich.console import Console
@@ -33,8 +33,8 @@ def show(findings: Sequence[Finding], *, as_json: bool = False) -> None:
     table = Table(box=None, show_header=False, padding=(0, 1))
     for finding in findings:
         sign, colour = _SIGNS[finding.status]
-        mend = f"\n[bold]{escape(finding.mend)}[/bold]" if finding.mend else ""
-        table.add_row(f"[{colour}]{sign}[/{colour}]", escape(finding.name), escape(finding.says) + mend)
+        fix = f"\n[bold]{escape(finding.fix)}[/bold]" if finding.fix else ""
+        table.add_row(f"[{colour}]{sign}[/{colour}]", escape(finding.name), escape(finding.says) + fix)
     console = Console(highlight=False)
     console.print(table)
     console.print(verdict)

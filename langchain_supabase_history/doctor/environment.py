@@ -27,25 +27,25 @@ class Finding:
         name: What was looked at.
         status: "ok", "warning" (works, but see) or "fault" (does not work, or is not safe).
         says: What was found.
-        mend: What to do or run; empty where there is nothing to mend.
+        fix: What to do or run; empty where there is nothing to fix.
     """
 
     name: str
     status: Literal["ok", "warning", "fault"]
     says: str
-    mend: str = ""
+    fix: str = ""
 
 
 def ok(name: str, says: str) -> Finding:
     return Finding(name, "ok", says)
 
 
-def warning(name: str, says: str, mend: str) -> Finding:
-    return Finding(name, "warning", says, mend)
+def warning(name: str, says: str, fix: str) -> Finding:
+    return Finding(name, "warning", says, fix)
 
 
-def fault(name: str, says: str, mend: str) -> Finding:
-    return Finding(name, "fault", says, mend)
+def fault(name: str, says: str, fix: str) -> Finding:
+    return Finding(name, "fault", says, fix)
 
 
 def environment(given: Mapping[str, str], environ: Mapping[str, str]) -> Iterator[Finding]:

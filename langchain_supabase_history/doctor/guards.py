@@ -44,12 +44,12 @@ def _allowed(relation: dict[str, Any], role: str) -> tuple[str, ...]:
     return ("select",) if relation["kind"] == "v" or _short(relation["name"]) == "migrations" else _ROWS
 
 
-def grants(facts: dict[str, Any], mend: str) -> Iterator[Finding]:
+def grants(facts: dict[str, Any], fix: str) -> Iterator[Finding]:
     """What each of Supabase's roles may do too much or too little, as PostgreSQL decides it.
 
     Args:
         facts: The answer of `chat_history_guards()`.
-        mend: The statement that puts the grants right.
+        fix: The statement that puts the grants right.
     """
     sound = True
     inherited: set[str] = set()  # what PUBLIC may, everybody may: said once
@@ -59,11 +59,11 @@ def grants(facts: dict[str, Any], mend: str) -> Iterator[Finding]:
             inherited = excess
         name = "PUBLIC (everybody)" if role == "public" else role
         if excess and role == "service_role":
-            yield warning("grants", f"{name} may {_listed(excess)}: more than is needed.", mend)
+            yield warning("grants", f"{name} may {_listed(excess)}: more than is needed.", fix)
         elif excess:
-            yield fault("grants", f"{name} may {_listed(excess)}.{_why(excess)}", mend)
+            yield fault("grants", f"{name} may {_listed(excess)}.{_why(excess)}", fix)
         if lacking := _lacking(facts, role):
-            yield fault("grants", f"{name} may not {_listed(lacking)}.", mend)
+            yield fault("grants", f"{name} may not {_listed(lacking)}.", fix)
         sound = sound and not excess and not lacking
     if sound:
         roles = [role for role in facts["roles"] if role != "public"]

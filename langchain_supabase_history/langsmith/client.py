@@ -144,7 +144,7 @@ class LangSmith:
     # --- feedback
 
     def send(self, unsent: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Send feedback to LangSmith, and return the outcomes, as `chat_history_feedback_sent` takes them. Never raises.
+        """Send feedback to LangSmith; the outcomes are what `chat_history_feedback_sent` takes. Never raises.
 
         Where LangSmith is away, the rest waits for the next time.
         """

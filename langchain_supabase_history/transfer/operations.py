@@ -155,7 +155,8 @@ class Transfer(Operations):
             table: The table, with its schema where that is not on the login's path.
             format: Whose table: "messages-table" (langchain-postgres, both classes of langchain-community,
                 LangChain.js, n8n), "openai-agents", "langgraph" (needs langgraph-checkpoint-postgres) or
-                "conversations-table"; by default it is recognised by the table's columns. The last three have a default name.
+                "conversations-table"; by default it is recognised by the table's columns. The last three have a
+                default name.
             user_id: The user whose all of them become.
             dry_run: Store nothing, and return what would be stored.
             progress: Called with what is done so far, after each batch.

@@ -29,7 +29,7 @@ def examine(store: HistoryStore | None = None, **options: object) -> list[Findin
     shown = json.dumps([asdict(finding) for finding in found])
     for secret in (PASSWORD, servers.SECRET_KEY, servers.PUBLISHABLE_KEY, servers.JWT_SECRET, "eyJ"):
         assert secret not in shown
-    assert all(finding.mend for finding in found if finding.status != "ok")
+    assert all(finding.fix for finding in found if finding.status != "ok")
     return found
 
 
@@ -52,10 +52,10 @@ def execute(conninfo: str, sql: str) -> None:
         conn.execute(sql.encode())
 
 
-def mend(conninfo: str, finding: Finding) -> None:
+def fix(conninfo: str, finding: Finding) -> None:
     """Do what the finding says, to the letter."""
-    if finding.mend.startswith("langchain-supabase-history migrate"):
-        words = finding.mend.split("  ")[0].split()[1:]
+    if finding.fix.startswith("langchain-supabase-history migrate"):
+        words = finding.fix.split("  ")[0].split()[1:]
         subprocess.run(
             [
                 sys.executable,
@@ -69,7 +69,7 @@ def mend(conninfo: str, finding: Finding) -> None:
             capture_output=True,
         )
     else:
-        execute(conninfo, finding.mend)
+        execute(conninfo, finding.fix)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import pytest
 
 from langchain_supabase_history import migrate
 from tests import servers
-from tests.doctor.helpers import complaints, examine, execute, mend, only, sound
+from tests.doctor.helpers import complaints, examine, execute, fix, only, sound
 
 OWNED = "user_id = (select chat_history_user())"
 
@@ -101,7 +101,7 @@ def test_guards_that_were_taken_away(patient: tuple[str, servers.Lite], harm: st
     assert finding.name == name
     assert says in finding.says
     assert complaints(over_http) == complaints(over_psycopg)
-    mend(database, finding)
+    fix(database, finding)
     sound(examine(db_url=database))
 
 
@@ -117,7 +117,7 @@ def test_guards_that_only_hinder(patient: tuple[str, servers.Lite]) -> None:
         "A further policy 'hidden' on chat_history_turns hides rows from their users.",
     ]
     for finding in complaints(found, "warning"):
-        mend(database, finding)
+        fix(database, finding)
     sound(examine(db_url=database))
 
 
@@ -126,12 +126,12 @@ def test_a_service_role_without_grants(patient: tuple[str, servers.Lite]) -> Non
     execute(database, "revoke execute on all functions in schema public from service_role")
     finding = only(examine(url=api.url, key=servers.SECRET_KEY))
     assert (finding.name, finding.says) == ("grants", "The role may not call this library's functions.")
-    mend(database, finding)
+    fix(database, finding)
     execute(database, "revoke select on chat_history_messages from service_role")
     found = examine(url=api.url, key=servers.SECRET_KEY)
     assert {finding.name for finding in complaints(found)} == {"grants", "round trip"}
     assert "service_role may not select on chat_history_messages." in complaints(found)[0].says
-    mend(database, complaints(found)[0])
+    fix(database, complaints(found)[0])
     sound(examine(url=api.url, key=servers.SECRET_KEY))
 
 
@@ -148,7 +148,7 @@ def test_a_round_trip_that_comes_back_changed(patient: tuple[str, servers.Lite])
     finding = only(examine(db_url=database))
     execute(database, "drop function meddle cascade")
     assert finding.name == "round trip"
-    assert "triggers" in finding.mend
+    assert "triggers" in finding.fix
     sound(examine(db_url=database))
 
 
@@ -161,15 +161,15 @@ def test_a_login_that_neither_owns_nor_has_a_user(empty_database: str, schema: s
     url = psycopg.conninfo.make_conninfo(empty_database, user=role)
     finding = only(examine(db_url=url, schema=schema))
     assert finding.name == "grants"
-    assert f"chat_history_grant('{role}');" in finding.mend
-    mend(empty_database, finding)
+    assert f"chat_history_grant('{role}');" in finding.fix
+    fix(empty_database, finding)
     found = examine(db_url=url, schema=schema)
     assert any(f"as {role}, held to row level security" in finding.says for finding in found)
     finding = only(found)
     assert finding.name == "round trip"
-    assert "as_user" in finding.mend
-    assert "public key" not in finding.mend
-    first, others = finding.mend.split("  (or: ")
+    assert "as_user" in finding.fix
+    assert "public key" not in finding.fix
+    first, others = finding.fix.split("  (or: ")
     assert first == f'grant postgres to "{role}";'
     execute(empty_database, first if way == "grant" else others.split("  ")[0])
     assert not complaints(examine(db_url=url, schema=schema))

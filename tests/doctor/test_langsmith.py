@@ -10,7 +10,7 @@ from tests.doctor.helpers import PASSWORD, examine
 
 
 @pytest.mark.parametrize(
-    ("environ", "status", "says", "mends"),
+    ("environ", "status", "says", "fix"),
     [
         ({}, "ok", "Not in use", ""),
         ({"LANGSMITH_TRACING": "false", "LANGSMITH_API_KEY": PASSWORD}, "ok", "Not in use", ""),
@@ -23,13 +23,13 @@ from tests.doctor.helpers import PASSWORD, examine
     ],
 )
 def test_langsmith(
-    environ: dict[str, str], status: str, says: str, mends: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    environ: dict[str, str], status: str, says: str, fix: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
     found = [finding for finding in examine(environ=environ) if finding.name == "langsmith"]
     assert found[-1].status == status
     assert says in found[-1].says
-    assert mends in found[-1].mend
+    assert fix in found[-1].fix
 
 
 @pytest.mark.parametrize("secrets", ["LANGSMITH_TRACING = true\n", '[langsmith]\nLANGSMITH_TRACING = "true"\n'])
@@ -42,6 +42,6 @@ def test_langsmith_in_streamlits_secrets(secrets: str, monkeypatch: pytest.Monke
     (finding,) = [finding for finding in found if finding.name == "langsmith"]
     assert finding.status == "fault"
     assert "boolean or in a section" in finding.says
-    assert 'LANGSMITH_TRACING = "true"' in finding.mend
+    assert 'LANGSMITH_TRACING = "true"' in finding.fix
     path.write_text('LANGSMITH_TRACING = "true"\n')
     assert examine(environ={"LANGSMITH_API_KEY": PASSWORD, "LANGSMITH_TRACING": "true"})[-1].status == "ok"

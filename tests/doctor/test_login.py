@@ -52,7 +52,7 @@ def test_a_refused_login(guarded: servers.Postgres, login: str, says: str) -> No
     assert says in finding.says
     if "refused the login" in finding.says:  # too many connections are told in the same way
         for cause in ("password", "too many connections", "pooler", "connection limit"):
-            assert cause in finding.mend
+            assert cause in finding.fix
     assert "wrong" not in finding.says.replace("wrongly", "")
 
 
@@ -66,7 +66,7 @@ def test_a_wrong_key(data_api: servers.Lite) -> None:
     finding = only(examine(url=data_api.url, key="sb_secret_of_another_project"))
     assert finding.name == "key"
     assert "refused the key" in finding.says
-    assert "API Keys" in finding.mend
+    assert "API Keys" in finding.fix
 
 
 def test_a_publishable_key_without_a_user(data_api: servers.Lite) -> None:
@@ -74,7 +74,7 @@ def test_a_publishable_key_without_a_user(data_api: servers.Lite) -> None:
     finding = only(found)
     assert finding.name == "key"
     assert "a publishable key, and no user is signed in" in finding.says
-    assert "as_user" in finding.mend
+    assert "as_user" in finding.fix
     assert any("closed to the public key" in f.says for f in found)
 
 
@@ -91,7 +91,7 @@ def test_keys_that_are_jwts(data_api: servers.Lite, role: str, status: str, says
     token = jwt.encode({"role": role, "ref": "abc", "exp": int(time.time()) + 1000}, servers.JWT_SECRET)
     found = examine(url=data_api.url, key=token)
     assert says in complaints(found, status)[0].says
-    assert "secret key" in complaints(found, status)[0].mend
+    assert "secret key" in complaints(found, status)[0].fix
 
 
 def test_keys_of_another_project_expired_or_of_another_kind() -> None:

@@ -21,7 +21,7 @@ def test_unknown_host_names(data_api: servers.Lite) -> None:
         finding = only(found)
         assert finding.name == "network"
         assert "nowhere.invalid is not known" in finding.says
-        assert "Copy" in finding.mend
+        assert "Copy" in finding.fix
 
 
 def test_nothing_listens() -> None:
@@ -33,7 +33,7 @@ def test_nothing_listens() -> None:
         finding = only(found)
         assert finding.name == "network"
         assert finding.says == f"Nothing listens at 127.0.0.1:{port}."
-        assert "port" in finding.mend
+        assert "port" in finding.fix
 
 
 def test_a_server_that_says_nothing() -> None:
@@ -51,7 +51,7 @@ def test_a_port_of_something_else() -> None:
     with web_server(200, b"<html>") as url:
         finding = only(examine(db_url=url.replace("http://", "postgresql://u@") + "/x"))
         assert "PostgreSQL" in finding.says
-        assert "6543" in finding.mend
+        assert "6543" in finding.fix
 
 
 def test_an_address_with_ipv6_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,21 +62,21 @@ def test_an_address_with_ipv6_only(monkeypatch: pytest.MonkeyPatch) -> None:
     finding = reach("2001:db8::1", 5432, "require", 1)
     assert finding.status == "fault"
     assert "IPv6 address only" in finding.says
-    assert "Session pooler" in finding.mend
+    assert "Session pooler" in finding.fix
 
 
 def test_tls_that_is_required_and_not_offered(database: str) -> None:
     finding = only(examine(db_url=f"{database}?sslmode=require"))
     assert finding.name == "tls"
     assert "offers none" in finding.says
-    assert "sslmode=disable" in finding.mend
+    assert "sslmode=disable" in finding.fix
     sound(examine(db_url=f"{database}?sslmode=disable"))
 
 
 def test_https_to_a_server_without_tls(data_api: servers.Lite) -> None:
     finding = only(examine(url=data_api.url.replace("http:", "https:"), key=servers.SECRET_KEY))
     assert finding.name == "tls"
-    assert "http://" in finding.mend
+    assert "http://" in finding.fix
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_url_that_is_no_data_api(status: int, body: bytes, headers: dict[str, 
         assert time.monotonic() - started < 5
     assert finding.name == "address"
     assert "Data API" in finding.says
-    assert "SUPABASE_URL" in finding.says + finding.mend
+    assert "SUPABASE_URL" in finding.says + finding.fix
 
 
 def test_a_slow_database(pg: servers.Postgres, database: str) -> None:
@@ -107,7 +107,7 @@ def test_a_slow_database(pg: servers.Postgres, database: str) -> None:
         finding = only(found, "warning")
         assert finding.name == "latency"
         assert "the deadline is 1.5 s" in finding.says
-        assert "region" in finding.mend
+        assert "region" in finding.fix
         slow.delay = 0.6
         finding = complaints(examine(db_url=database.replace(f":{pg.port}/", f":{slow.port}/"), deadline=1))[0]
         assert "does not answer as PostgreSQL within 0.5 s" in finding.says

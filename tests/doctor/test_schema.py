@@ -6,7 +6,7 @@ from langchain_supabase_history.doctor.diagnose import Finding
 from langchain_supabase_history.migrations import migrations
 from tests import servers
 from tests.conftest import missing
-from tests.doctor.helpers import LATEST, complaints, examine, execute, mend, only, sound
+from tests.doctor.helpers import LATEST, complaints, examine, execute, fix, only, sound
 
 
 def test_nothing_is_installed(empty_database: str) -> None:
@@ -14,17 +14,17 @@ def test_nothing_is_installed(empty_database: str) -> None:
     assert finding == Finding(
         "schema", "fault", "Nothing is installed in schema public.", "langchain-supabase-history migrate"
     )
-    mend(empty_database, finding)
+    fix(empty_database, finding)
     sound(examine(db_url=empty_database))
 
 
 def test_what_is_missing_in_another_schema(empty_database: str, data_api: servers.Lite) -> None:
     finding = only(examine(db_url=empty_database, schema="nix"))
     assert finding.says == "Nothing is installed in schema nix."
-    assert finding.mend == "langchain-supabase-history migrate --schema nix"
-    mend(empty_database, finding)
+    assert finding.fix == "langchain-supabase-history migrate --schema nix"
+    fix(empty_database, finding)
     execute(empty_database, f"delete from nix.chat_history_migrations where version = {LATEST}")
-    assert complaints(examine(db_url=empty_database, schema="nix"))[0].mend == finding.mend
+    assert complaints(examine(db_url=empty_database, schema="nix"))[0].fix == finding.fix
 
 
 def test_an_older_schema(empty_database: str) -> None:
@@ -34,7 +34,7 @@ def test_an_older_schema(empty_database: str) -> None:
     assert finding.name == "schema"
     assert "older than this release" in finding.says
     assert f"of {LATEST} is missing" in finding.says
-    mend(empty_database, finding)
+    fix(empty_database, finding)
     sound(examine(db_url=empty_database))
 
 
@@ -43,21 +43,21 @@ def test_a_newer_schema(database: str) -> None:
     found = examine(db_url=database)
     assert not complaints(found)
     assert "version 9999) is newer than this release" in only(found, "warning").says
-    assert "pip install --upgrade" in only(found, "warning").mend
+    assert "pip install --upgrade" in only(found, "warning").fix
 
 
 def test_a_ledger_of_another_release(database: str) -> None:
     execute(database, "update chat_history_migrations set checksum = 'other' where version = 1")
     finding = only(examine(db_url=database))
     assert "Migration 1 was applied in another form" in finding.says
-    assert "another schema" in finding.mend
+    assert "another schema" in finding.fix
 
 
 def test_tables_of_others(empty_database: str) -> None:
     execute(empty_database, "create table chat_history_messages (id bigint primary key, body text)")
     finding = only(examine(db_url=empty_database))
     assert "tables of our names" in finding.says
-    assert "Rename them" in finding.mend
+    assert "Rename them" in finding.fix
 
 
 def test_a_stale_schema_cache(pg: servers.Postgres) -> None:
@@ -68,14 +68,14 @@ def test_a_stale_schema_cache(pg: servers.Postgres) -> None:
         finding = only(examine(url=api.url, key=servers.SECRET_KEY))
         assert finding.name == "schema"
         assert "does not know this library's functions" in finding.says
-        assert "langchain-supabase-history migrate" in finding.mend
-        mend(url, finding)
+        assert "langchain-supabase-history migrate" in finding.fix
+        fix(url, finding)
         finding = only(examine(url=api.url, key=servers.SECRET_KEY))  # this server reads its cache at start alone
         assert "schema cache is stale" in finding.says
-        assert "notify pgrst, 'reload schema'" in finding.mend
+        assert "notify pgrst, 'reload schema'" in finding.fix
 
 
 def test_a_schema_that_the_data_api_does_not_serve(data_api: servers.Lite) -> None:
     finding = only(examine(url=data_api.url, key=servers.SECRET_KEY, schema="private"))
     assert "does not serve this schema" in finding.says
-    assert "Exposed schemas" in finding.mend
+    assert "Exposed schemas" in finding.fix

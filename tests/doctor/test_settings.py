@@ -10,7 +10,7 @@ from tests.doctor.helpers import PASSWORD, examine, only, sound
 
 
 @pytest.mark.parametrize(
-    ("environ", "says", "mends"),
+    ("environ", "says", "fix"),
     [
         ({}, "No database is configured", "SUPABASE_DB_URL"),
         ({"SUPABASE_URL": "http://x"}, "SUPABASE_KEY is not", "Set SUPABASE_KEY"),
@@ -32,11 +32,11 @@ from tests.doctor.helpers import PASSWORD, examine, only, sound
         ({"SUPABASE_URL": "https://x.supabase.co", "SUPABASE_KEY": "two words"}, "SUPABASE_KEY cannot be", "secret"),
     ],
 )
-def test_configuration(environ: dict[str, str], says: str, mends: str) -> None:
+def test_configuration(environ: dict[str, str], says: str, fix: str) -> None:
     finding = only(examine(environ=environ))
     assert finding.name in ("environment", "address")
     assert says in finding.says
-    assert mends in f"{finding.says} {finding.mend}"
+    assert fix in f"{finding.says} {finding.fix}"
 
 
 def test_an_option_goes_before_the_environment(database: str) -> None:

@@ -9,7 +9,7 @@ from supabase import ClientOptions, acreate_client, create_client
 
 from langchain_supabase_history import HistoryStore, migrate
 from tests import servers
-from tests.doctor.helpers import LATEST, complaints, examine, execute, mend, only, sound
+from tests.doctor.helpers import LATEST, complaints, examine, execute, fix, only, sound
 
 
 def test_a_sound_database_is_sound(database: str) -> None:
@@ -53,7 +53,7 @@ def test_a_sound_schema_on_postgresql_15_in_another_schema(pg15: servers.Postgre
     execute(url, 'alter table "Chat".chat_history_turns disable row level security')
     execute(url, 'grant select on "Chat".chat_history_turns to anon')
     for finding in complaints(found := examine(db_url=url, schema="Chat")):
-        mend(url, finding)
+        fix(url, finding)
     assert len(complaints(found)) == 2
     sound(examine(db_url=url, schema="Chat"))
 

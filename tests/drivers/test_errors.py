@@ -383,7 +383,7 @@ def test_options_out_of_range(shared_database: str) -> None:
 
 @pytest.mark.parametrize("text", ["\x00", "\x07", "\x7f"])
 def test_control_characters_in_keys_and_tokens(data_api: servers.Lite, text: str) -> None:
-    with expect(NotConfigured, "Copy it anew"), HistoryStore.from_supabase(data_api.url, f"{PASSWORD}{text}") as store:
+    with expect(NotConfigured, "Copy it again"), HistoryStore.from_supabase(data_api.url, f"{PASSWORD}{text}") as store:
         store.load("s")
     with (
         HistoryStore.from_supabase(data_api.url, servers.PUBLISHABLE_KEY) as store,

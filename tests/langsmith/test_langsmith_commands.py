@@ -78,7 +78,7 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(
         fail_after_a_page(smith, patch)
         failed = export(smith, "--format", format, "--output", str(link))
     assert failed.exit_code == 1
-    assert "LangSmith did not tell" in failed.stderr
+    assert "LangSmith did not give" in failed.stderr
     assert path.read_text() == "of yesterday"
     assert sorted(tmp_path.iterdir()) == [link, path]
     smith.behave = "well"
@@ -102,7 +102,7 @@ def test_nothing_is_written_where_langsmith_is_away(smith: LangSmithServer, form
     smith.behave = "500"
     failed = export(smith, "--format", format)
     assert (failed.exit_code, failed.stdout) == (1, "")
-    assert failed.stderr.startswith("Error: LangSmith did not tell")
+    assert failed.stderr.startswith("Error: LangSmith did not give")
 
 
 def test_what_is_no_file_is_written_to(smith: LangSmithServer, tmp_path: Path) -> None:

@@ -355,7 +355,7 @@ def test_a_langsmith_that_is_away_says_so(smith: LangSmithServer, empty: History
     with pytest.raises(NotFound, match="'elsewhere'"):
         Restore(empty, "elsewhere", SINCE).run()
     smith.behave = "garbage"
-    with pytest.raises(Unavailable, match="LangSmith did not tell"):
+    with pytest.raises(Unavailable, match="LangSmith did not give"):
         Restore(empty, PROJECT, SINCE).run()
 
 
