@@ -252,6 +252,3 @@ def delete(store: HistoryStore, session_id: str) -> None:
     """Delete a conversation, and begin another."""
     store.delete_session(session_id)
     sidebar.open_session(None)
-
-
-show()

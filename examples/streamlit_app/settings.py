@@ -35,6 +35,15 @@ def service_store() -> HistoryStore:
         return local_store()
 
 
+def is_local() -> bool:
+    """Whether no database is configured, so that the embedded one is used."""
+    try:
+        st.connection("supabase_history", type=HistoryConnection)
+    except NotConfigured:
+        return True
+    return False
+
+
 @st.cache_resource(show_spinner=False, on_release=HistoryStore.close)
 def local_store() -> HistoryStore:
     """A store on an embedded PostgreSQL, to try the app without an account."""
