@@ -8,6 +8,7 @@ POSTGRES_JS_VERSION := 3.4.9
 LANGCHAIN_JS_VERSION := 1.1.29
 LANGCHAIN_JS_CORE_VERSION := 1.4.0
 PG_JS_VERSION := 8.23.1
+AXE_VERSION := 4.14.1
 
 .PHONY: help demo app test soak lint types format docs bench lite schema release-schema wheel clean
 
@@ -57,6 +58,12 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --group docs
 	@touch $@
 
+# What judges whether the application's pages are accessible.
+.cache/axe.stamp: .cache/dev.stamp Makefile
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm install --silent --no-audit --no-fund --ignore-scripts --prefix .cache/axe \
+	  axe-core@$(AXE_VERSION)
+	@touch $@
+
 lite: .cache/lite.stamp ## install the Data API server that the tests use
 
 demo: .cache/demo.stamp ## a conversation that survives the process being killed
@@ -65,7 +72,7 @@ demo: .cache/demo.stamp ## a conversation that survives the process being killed
 app: .cache/app.stamp ## the chat application, in a browser
 	cd examples/streamlit_app && $(CURDIR)/$(BIN)/streamlit run app.py $(ARGS)
 
-test: .cache/dev.stamp .cache/lite.stamp .cache/langchain-js.stamp .cache/postgres.stamp ## the test suite; arguments: make test ARGS="-k contract"
+test: .cache/dev.stamp .cache/lite.stamp .cache/langchain-js.stamp .cache/postgres.stamp .cache/axe.stamp ## the test suite; arguments: make test ARGS="-k contract"
 	$(BIN)/python -m pytest -m "not soak" $(ARGS)
 
 soak: .cache/dev.stamp .cache/lite.stamp ## the long fault and load tests, and the figures they print

@@ -1,14 +1,16 @@
-"""A connection for Streamlit, `st.connection("supabase_history", type=HistoryConnection)`. Extra: `[streamlit]`.
+"""What a Streamlit app needs beside the store: a connection, and the text of a stream. Extra: `[streamlit]`.
 
-The store is made once for the whole service, from what the app's secrets hold, and closed when Streamlit releases it.
+`st.connection("supabase_history", type=HistoryConnection)` makes one store for the whole service, from what the app's
+secrets hold, and closes it when Streamlit releases it. `st.write_stream(text_chunks(stream))` draws an answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import streamlit as st
+from langchain_core.messages import AIMessage
 from streamlit.connections import BaseConnection
 
 from .connect.environment import NAMES
@@ -76,3 +78,23 @@ def store_from_secrets(section: Mapping[str, Any] | None = None, **options: Any)
 def _settings(section: Mapping[str, Any]) -> dict[str, str]:
     found = {name: next((section[key] for key in _IN_A_SECTION[name] if section.get(key)), None) for name in NAMES}
     return {name: str(value) for name, value in found.items() if value is not None}
+
+
+def text_chunks(stream: Iterable[Any]) -> Iterator[str]:
+    """The text of an answer as it comes, for `st.write_stream`, which draws content blocks as JSON.
+
+    Tool calls and their results have no text here. The stream is closed whatever happens.
+
+    Args:
+        stream: What a runnable's `stream` gives: strings, messages, or the pairs of an agent's
+            `stream_mode="messages"`.
+    """
+    try:
+        for chunk in stream:
+            said = chunk[0] if isinstance(chunk, tuple) else chunk
+            text = said.text if isinstance(said, AIMessage) else said if isinstance(said, str) else ""
+            if text:
+                yield str(text)
+    finally:
+        if hasattr(stream, "close"):
+            stream.close()

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import closing
-from typing import Any
 
 import identity
 import sidebar
 import streamlit as st
 from conversation import KEY, Conversation, Exchange, export, read, used
-from langchain_core.messages import AIMessageChunk
 from settings import assistant
 
 from langchain_supabase_history import HistoryError, HistoryStore, Turn
+from langchain_supabase_history.streamlit import text_chunks
 
 MESSAGES = 40
 LOST_AFTER = 300  # seconds after which a turn that nobody ends is taken for lost with its process
@@ -34,7 +31,7 @@ def show() -> None:
         show_menu(who.store, conversation)
     else:
         st.title("What would you like to know?")
-        st.caption("Try: *How long is the Po?*, *What is 12 * 7?*, *Tell me a story.*")
+        sidebar.small("Try: *How long is the Po?*, *What is 12 * 7?*, *Tell me a story.*")
     if conversation.has_earlier and st.button("Earlier messages"):
         st.session_state["messages_shown"] = shown + MESSAGES
         st.rerun()
@@ -60,8 +57,7 @@ def answer(store: HistoryStore, session_id: str, question: str) -> None:
     stream = store.with_history(assistant()).stream(question, {"configurable": {"session_id": session_id}})
     with st.chat_message("ai"):
         try:
-            with closing(stream):  # type: ignore[type-var]
-                st.write_stream(texts(stream))
+            st.write_stream(text_chunks(stream))
         except HistoryError as error:  # the answer is on the page, and nowhere else
             st.error(f"This is not kept: {error}")
             return
@@ -69,13 +65,6 @@ def answer(store: HistoryStore, session_id: str, question: str) -> None:
             pass
     st.session_state.pop("answering", None)
     st.rerun()
-
-
-def texts(stream: Iterator[Any]) -> Iterator[str]:
-    """The text of an answer's chunks: neither tool calls, nor their results, nor content blocks as JSON."""
-    for chunk in stream:
-        if isinstance(chunk, AIMessageChunk) and chunk.text:
-            yield chunk.text
 
 
 def wait_for_the_last_answer(store: HistoryStore, session_id: str) -> None:
@@ -99,7 +88,7 @@ def show_running(store: HistoryStore, session_id: str, turn: Turn) -> None:
         newest = store.turns(session_id, limit=1, newest_first=True)
         if not newest or newest[0].id != turn.id or newest[0].status != "running":
             st.rerun()
-        st.caption("An answer is being written ...")
+        sidebar.small("An answer is being written ...")
         if st.button("Do not wait for it"):
             store.interrupt_turns(session_id, older_than=0)
             st.rerun()
@@ -126,7 +115,7 @@ def show_exchange(store: HistoryStore, conversation: Conversation, exchange: Exc
     if conversation.running is not None:
         return
     if turn is not None and turn.status != "completed":
-        st.caption({"failed": "This answer failed.", "interrupted": "This answer was stopped."}.get(turn.status, ""))
+        sidebar.small({"failed": "This answer failed.", "interrupted": "This answer was stopped."}.get(turn.status, ""))
     with st.container(horizontal=True, key=f"actions-{key}", gap="small", vertical_alignment="center"):
         if len(exchange.versions) > 1:
             show_pager(store, conversation.session_id, exchange, key)
@@ -206,13 +195,13 @@ def show_details(store: HistoryStore, turn: Turn, key: str) -> None:
         if turn.documents:
             st.markdown("**Documents**")
             for document in turn.documents:
-                st.caption(sidebar.plain(f"{document.get('source')}: {document.get('excerpt', '')}"))
+                sidebar.small(sidebar.plain(f"{document.get('source')}: {document.get('excerpt', '')}"))
         if tools := turn.metadata.get("tools"):
             st.markdown("**Tools**")
-            st.caption(", ".join(f"{tool['name']} ({tool.get('seconds', 0):.3f} s)" for tool in tools))
+            sidebar.small(", ".join(f"{tool['name']} ({tool.get('seconds', 0):.3f} s)" for tool in tools))
         st.markdown("**Used**")
         tokens = "unknown" if turn.total_tokens is None else f"{turn.total_tokens:,}"
-        st.caption(f"Model {turn.model or 'unknown'}, tokens: {tokens}")
+        sidebar.small(f"Model {turn.model or 'unknown'}, tokens: {tokens}")
         if turn.trace_id and st.button("Find the trace", key=f"trace-{key}"):
             try:
                 st.link_button("Open in LangSmith", store.trace_url(turn) or "")
@@ -245,7 +234,7 @@ def show_menu(store: HistoryStore, conversation: Conversation) -> None:
             data = lambda format=format: export(store, id, format)  # noqa: E731
             st.download_button(f"Export {label}", data, f"conversation.{ending}", on_click="ignore")
         st.button("Delete", type="primary", on_click=delete, args=[store, id])
-    st.caption(f"{session.message_count} messages, {used(store, id)}")
+    sidebar.small(f"{session.message_count} messages, {used(store, id)}")
 
 
 def delete(store: HistoryStore, session_id: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 from settings import is_local, service_store, setting
-from sidebar import plain
+from sidebar import plain, small
 
 from langchain_supabase_history import HistoryStore, Session
 
@@ -97,7 +97,8 @@ def show_days(days: pd.DataFrame) -> None:
     st.subheader("Tokens a day")
     st.bar_chart(days["total_tokens"], x_label="day", y_label="tokens")
     st.subheader("Time to answer, in seconds")
-    st.line_chart(days[["median_seconds", "p95_seconds", "median_first_token_seconds"]].astype(float), x_label="day")
+    times = days[["median_first_token_seconds", "median_seconds", "p95_seconds"]].astype(float)
+    st.bar_chart(times, stack=False, x_label="day")
     st.subheader("Failed and stopped answers")
     st.bar_chart(days[["failed_turns", "interrupted_turns"]], x_label="day")
 
@@ -108,7 +109,7 @@ def show_table(title: str, rows: list[Any], columns: list[str]) -> None:
     if rows:
         st.table(pd.DataFrame(map(asdict, rows))[columns].set_index(columns[0]))
     else:
-        st.caption("None in this period.")
+        small("None in this period.")
 
 
 def show_conversations(store: HistoryStore) -> None:
@@ -126,7 +127,7 @@ def show_conversations(store: HistoryStore) -> None:
     view = store if chosen.user_id is None else store.for_user(chosen.user_id)
     for stored in reversed(view.messages(chosen.session_id, limit=100, newest_first=True).items):
         if stored.message.text.strip():
-            st.caption(f"{stored.message.type}, {stored.created_at:%Y-%m-%d %H:%M:%S}")
+            small(f"{stored.message.type}, {stored.created_at:%Y-%m-%d %H:%M:%S}")
             st.markdown(plain(stored.message.text))
 
 

@@ -39,7 +39,7 @@ def _show_list(who: identity.Visitor, current: str) -> None:
     shown = st.session_state.setdefault("sessions_shown", PAGE)
     page = who.store.sessions(archived=archived, limit=shown)
     if not page:
-        st.caption("Nothing archived." if archived else "No conversations yet.")
+        small("Nothing archived." if archived else "No conversations yet.")
     for session in sorted(page, key=lambda session: not session.pinned):
         _show_row(session, current)
     if page.next_cursor and st.button("Older conversations"):
@@ -63,7 +63,7 @@ def _show_hits(who: identity.Visitor, query: str) -> None:
     hits = [(hit.session_id, hit.title, hit.excerpt) for hit in who.store.search(query, limit=PAGE)]
     found = {session_id: (title, excerpt) for session_id, title, excerpt in [*titled, *hits]}
     if not found:
-        st.caption("Nothing found.")
+        small("Nothing found.")
     for session_id, (title, excerpt) in found.items():
         st.button(
             plain(title or "Untitled"),
@@ -72,16 +72,22 @@ def _show_hits(who: identity.Visitor, query: str) -> None:
             on_click=open_session,
             args=[session_id],
         )
-        st.caption(plain(excerpt or ""))
+        small(plain(excerpt or ""))
 
 
 def _show_account(who: identity.Visitor) -> None:
-    st.caption(f"You are here as **{plain(who.name)}**.")
+    small(f"You are here as **{plain(who.name)}**.")
     if who.kind != "guest":
         st.button("Sign out", on_click=identity.sign_out, args=[who])
     elif identity.auth_settings() or identity.has_login():
         with st.popover("Sign in", width="stretch"):
             identity.sign_in_form()
+
+
+def small(text: str) -> None:
+    """Show a line of small text; a caption of Streamlit's is too pale to be read by everybody."""
+    if text:
+        st.markdown(f":small[{text}]")
 
 
 def plain(text: str) -> str:

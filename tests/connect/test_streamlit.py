@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 
 from langchain_supabase_history import NotConfigured, NotInstalled
 from tests import servers
@@ -92,3 +92,32 @@ def test_options_are_the_stores(connect: Any, database: str) -> None:
     connection = connect(f'SUPABASE_DB_URL = "{database}"', schema="elsewhere")
     with pytest.raises(NotInstalled):
         connection.store.load("s")
+
+
+def test_of_a_stream_only_the_text_is_drawn_and_it_is_closed() -> None:
+    from langchain_supabase_history.streamlit import text_chunks
+
+    closed = []
+
+    def stream() -> Any:
+        call = {"name": "add", "args": "{}", "id": "c1", "index": 0}
+        try:
+            yield "plain "
+            yield AIMessageChunk("")
+            yield AIMessageChunk("", tool_call_chunks=[call])
+            yield ToolMessage("3", tool_call_id="c1")
+            yield AIMessageChunk([{"type": "text", "text": "block ", "index": 0}])
+            yield AIMessageChunk([{"type": "reasoning", "reasoning": "hm", "index": 0}])
+            yield (AIMessageChunk("pair "), {"langgraph_node": "model"})
+            yield (ToolMessage("4", tool_call_id="c1"), {"langgraph_node": "tools"})
+            yield AIMessage("whole")
+            yield {"messages": []}
+        finally:
+            closed.append(True)
+
+    assert list(text_chunks(stream())) == ["plain ", "block ", "pair ", "whole"]
+    assert list(text_chunks(["a", "b"])) == ["a", "b"]
+    cut = text_chunks(stream())
+    next(iter(cut))
+    del cut
+    assert closed == [True, True]
