@@ -30,7 +30,8 @@ def show() -> None:
     found = store.analytics(since=since)
     show_totals(asdict(found.total))
     if found.days:
-        show_days(pd.DataFrame(map(asdict, found.days)).set_index("day"))
+        days = pd.DataFrame(map(asdict, found.days))
+        show_days(days.set_index(days.pop("day").astype(str)))
     show_table(
         "Models", found.models, ["model", "turns", "failed_turns", "total_tokens", "total_cost", "median_seconds"]
     )

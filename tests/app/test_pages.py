@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from langchain_supabase_history import HistoryStore, Turn
 from tests import servers
 from tests.app.conftest import Visit
 from tests.conftest import missing
 
 Visits = Callable[..., Visit]
 AXE = servers.ROOT / ".cache" / "axe" / "node_modules" / "axe-core" / "axe.min.js"
+
+
+def turn_of(number: int) -> Turn:
+    """One of many questions that were asked on different days."""
+    asked = datetime.now(UTC) - timedelta(days=number // 4, minutes=number)
+    tokens = 300 + 37 * (number % 9)
+    return Turn(
+        uuid.uuid4(),
+        status="failed" if number % 23 == 0 else "completed",
+        model=("gpt-4.1-mini", "claude-haiku-4-5")[number % 3 == 0],
+        input_tokens=tokens - 60,
+        output_tokens=60,
+        total_tokens=tokens,
+        started_at=asked,
+        ended_at=asked + timedelta(seconds=1 + number % 5),
+        metadata={"first_token_seconds": 0.2 + number % 4 / 10},
+        documents=[{"source": ("po.md", "turin.md", "tram.md")[number % 3]}],
+    )
 
 
 @pytest.fixture
@@ -34,8 +55,12 @@ def violations() -> Callable[[Visit], list[str]]:
 
 
 def test_the_owner_sees_charts_and_reads_a_conversation(
-    visit: Visits, violations: Callable[[Visit], list[str]]
+    visit: Visits, store: HistoryStore, violations: Callable[[Visit], list[str]]
 ) -> None:
+    for number in range(60):  # two weeks of questions
+        turn = turn_of(number)
+        said = [("human", f"Question {number}"), ("ai", f"Answer {number}")]
+        store.for_user(f"user-{number % 7}").append(f"of-the-owner-{number % 11}-{number // 4}", said, turn=turn)
     ada = visit()
     ada.ask("My name is Zoe")
     owner = visit(address="/?owner=1", size=(1100, 1400))
@@ -59,7 +84,7 @@ def test_the_owner_sees_charts_and_reads_a_conversation(
     owner.page.keyboard.press("Enter")
     owner.settle()
     owner.page.get_by_role("combobox", name="Read").click()
-    owner.page.get_by_role("option").first.click()
+    owner.page.get_by_role("option").filter(has_text="Zoe").first.click()
     owner.page.get_by_text("Nice to meet you, Zoe").wait_for()
 
 
