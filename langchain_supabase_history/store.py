@@ -36,10 +36,10 @@ class HistoryStore(Connecting, LangChain, TracedConversations, Transfer):
     """Durable conversations on Supabase, or any PostgreSQL 15 to 18.
 
     Made by `from_env`, `from_supabase`, `from_client`, `from_postgres` or `local`. Safe to share between threads and
-    event loops; each method has an async twin with the prefix `a`. Connections are made at first use; `close` (or
-    leaving a `with` block) gives them back, and a store used again opens again.
+    event loops; each method has an async version with the prefix `a`. Connections are made at first use; `close` (or
+    leaving a `with` block) releases them, and a store used again opens again.
 
-    Every operation raises a `HistoryError` (see `errors.py`): `Unavailable` when the database cannot be reached within
+    Every operation can raise a `HistoryError`: `Unavailable` when the database cannot be reached within
     the deadline, `NotInstalled` when its schema is missing, `Forbidden` when it refuses; bad arguments are refused
     before anything is sent.
 
@@ -59,8 +59,8 @@ class HistoryStore(Connecting, LangChain, TracedConversations, Transfer):
         count_tokens: Gives a message's token count, which windows go by. Without it the provider's usage is taken, or
             an estimate: a quarter of the bytes of its content and tool calls, and 4.
         langsmith_client: The `langsmith.Client` for feedback and links; by default one as the environment names it.
-        outbox: A file in which appends wait while the database is away. An append that fails with `Unavailable` is
-            kept there, answers [], and is sent later, in order. One process owns the file.
+        outbox: A file in which appends wait while the database cannot be reached. An append that fails with
+            `Unavailable` is kept there, answers [], and is sent later, in order. One process owns the file.
     """
 
     def __init__(

@@ -111,7 +111,7 @@ class SupabaseChatMessageHistory(BaseChatMessageHistory):
         self._keeps_reads = keep
         self._turn = CurrentTurn()
         self.last_error: HistoryError | None = None
-        """Why the last write failed, or None. `RunnableWithMessageHistory` swallows what writing raises."""
+        """Why the last write failed, or None. `RunnableWithMessageHistory` hides what writing raises."""
 
     # --- read
 
@@ -172,7 +172,7 @@ class SupabaseChatMessageHistory(BaseChatMessageHistory):
         Raises:
             Conflict: The session was cleared or deleted since this object has read it.
             HistoryError: They could not be stored. The error, whichever it is, is also in `last_error`, and given to
-                the store's `on_error`, because `RunnableWithMessageHistory` swallows it.
+                the store's `on_error`, because `RunnableWithMessageHistory` hides it.
         """
         self._write(messages)
 

@@ -39,7 +39,7 @@ class Progress:
             self.audit.keeps = True
 
     def note_trace(self, session_id: str | None = None) -> None:
-        """Take the running trace, and whoever hears what is done in it; put its root into the session's thread."""
+        """Take the running trace, and the audit that observes it; put its root into the session's thread."""
         if self.trace.trace_id is None:
             self.trace = current_trace()
         try:

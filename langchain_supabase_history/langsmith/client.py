@@ -146,7 +146,7 @@ class LangSmith:
     def send(self, unsent: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Send feedback to LangSmith; the outcomes are what `chat_history_feedback_sent` takes. Never raises.
 
-        Where LangSmith is away, the rest waits for the next time.
+        Where LangSmith cannot be reached, the rest waits for the next time.
         """
         outcomes: list[dict[str, Any]] = []
         end = time.monotonic() + _SENDING
