@@ -284,7 +284,7 @@ def tracing(url: str, on: bool = True) -> Iterator[None]:
     from langsmith import run_trees, utils
 
     def forget() -> None:
-        utils.get_env_var.cache_clear()
+        utils.get_env_var.cache_clear()  # type: ignore[attr-defined]
         utils.get_tracer_project.cache_clear()
         forget_traces()
 

@@ -374,7 +374,7 @@ def functions(conn: psycopg.Connection[Any]) -> list[Function]:
         "from generate_series(1, p.pronargs) n) from pg_proc p "
         "where p.proname like 'chat\\_history%' and p.prorettype <> 'trigger'::regtype order by 1"
     )
-    return [Function(name, tuple(tuple(a.split(":", 1)) for a in arguments)) for name, arguments in rows]  # type: ignore[misc]
+    return [Function(name, tuple(tuple(a.split(":", 1)) for a in arguments)) for name, arguments in rows]
 
 
 def on_function(function: Function, victim: Victim, own: Victim, refused: str | None) -> Iterator[Request]:

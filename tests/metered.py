@@ -91,4 +91,4 @@ RETRIEVING: Runnable[Any, Any] = (
     | Metered()
     | StrOutputParser()
 )
-KEYS = {"input_messages_key": "input", "history_messages_key": "history"}
+KEYS: dict[str, Any] = {"input_messages_key": "input", "history_messages_key": "history"}

@@ -50,7 +50,7 @@ class Shape:
     """A runnable, the keys to wrap it with, and how a text goes in and comes out."""
 
     runnable: Runnable[Any, Any]
-    keys: dict[str, str] = field(default_factory=dict)
+    keys: dict[str, Any] = field(default_factory=dict)
     give: Callable[[str], Any] = lambda text: [HumanMessage(text)]
     take: Callable[[Any], str] = lambda output: output if isinstance(output, str) else output.text
 

@@ -81,7 +81,10 @@ def corners(area: str) -> tuple[int, int, int, int]:
     """Top, left, bottom and right of a range as people write it, from 0."""
     first, _, last = area.partition(":")
     (c1, r1), (c2, r2) = (re.fullmatch(r"([A-Z]*)(\d*)", end).groups() for end in (first, last or first))  # type: ignore[union-attr]
-    number = lambda letters: sum((ord(c) - 64) * 26**n for n, c in enumerate(reversed(letters))) - 1  # noqa: E731
+
+    def number(letters: str) -> int:
+        return sum((ord(c) - 64) * int(26**n) for n, c in enumerate(reversed(letters))) - 1
+
     return int(r1 or 1) - 1, number(c1) if c1 else 0, int(r2 or 10**7) - 1, number(c2) if c2 else 10**4
 
 

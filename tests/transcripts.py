@@ -19,7 +19,7 @@ STYLES = ("text", "anthropic", "openai", "gemini")
 
 
 def chunk(block: dict[str, Any] | str, **more: Any) -> AIMessageChunk:
-    return AIMessageChunk(block if isinstance(block, str) else [block], **more)
+    return AIMessageChunk(content=block if isinstance(block, str) else [block], **more)
 
 
 def pieces(index: int, id: str | None, args: str, name: str | None = "f") -> list[Any]:

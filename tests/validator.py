@@ -71,7 +71,7 @@ def assert_accepted(messages: Messages, providers: Iterable[str] = EVERYONE, but
 def blocks(message: BaseMessage) -> list[dict[str, Any]]:
     """The content as blocks; those of a provider that LangChain has wrapped as they are."""
     content = [message.content] if isinstance(message.content, str) else message.content
-    found = [{"type": "text", "text": block} if isinstance(block, str) else block for block in content]
+    found: list[Any] = [{"type": "text", "text": block} if isinstance(block, str) else block for block in content]
     return [block["value"] if block.get("type") == "non_standard" else block for block in found]
 
 

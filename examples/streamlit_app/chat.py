@@ -159,11 +159,14 @@ def show_pager(store: HistoryStore, session_id: str, exchange: Exchange, key: st
     """Go through the versions of a question."""
     here, count = exchange.versions.index(None), len(exchange.versions)
 
+    def switch(version: Any) -> None:
+        store.switch_to(session_id, version)
+
     def button(label: str, icon: str, to: int) -> None:
         chosen = exchange.versions[to] if 0 <= to < count else None
-        args = None if chosen is None else [session_id, chosen]
+        args = None if chosen is None else [chosen]
         key_of = f"{label}-{key}"
-        st.button(label, key_of, icon=icon, type="tertiary", disabled=not args, on_click=store.switch_to, args=args)
+        st.button(label, key_of, icon=icon, type="tertiary", disabled=not args, on_click=switch, args=args)
 
     button("Previous version", ":material/chevron_left:", here - 1)
     st.markdown(f"{here + 1}/{count}", width="content")

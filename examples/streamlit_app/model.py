@@ -89,7 +89,7 @@ class ScriptedModel(BaseChatModel):
 def _generation(word: str, asked: int, said: int, *, last: bool = True, **more: Any) -> ChatGenerationChunk:
     content: Any = [{"type": "text", "text": word, "index": 0}] if AS_BLOCKS and word else word
     message = AIMessageChunk(
-        content,
+        content=content,
         usage_metadata=UsageMetadata(input_tokens=asked, output_tokens=said, total_tokens=asked + said),
         response_metadata={"model_name": "scripted-1"} if last else {},
         chunk_position="last" if last else None,
@@ -151,7 +151,8 @@ def make_assistant() -> Runnable[Any, Any]:
             yield from results
             given += [AIMessage(whole.content, tool_calls=whole.tool_calls), *results]
 
-    return RunnableGenerator(assistant)
+    generate: Any = assistant  # which takes the config too
+    return RunnableGenerator(generate)
 
 
 _words: Callable[[str], list[str]] = re.compile(r"\w{3,}").findall

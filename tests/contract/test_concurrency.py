@@ -42,7 +42,9 @@ def run_writers(way: str, target: str, session: str, writers: int, turns: int) -
 
 
 def check_session(store: HistoryStore, session: str, writers: int, turns: int) -> None:
-    texts, positions, cursor = [], [], None
+    texts: list[str] = []
+    positions: list[int] = []
+    cursor = None
     while True:
         page = store.messages(session, limit=1000, cursor=cursor)
         texts += [m.message.text for m in page]
@@ -127,7 +129,7 @@ def test_retries_that_overlap_in_parts(store: HistoryStore, session: str) -> Non
 
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(write, [n % 8 for n in range(64)]))
-    stored = {m.message.text: m.position for m in store.messages(session)}
+    stored = {str(m.message.text): m.position for m in store.messages(session)}
     assert sorted(stored.values()) == list(range(1, 11))
     for n, positions in enumerate(answers):
         assert positions == [stored[str(n % 8 + k)] for k in range(3)]
@@ -150,7 +152,7 @@ def test_clears_and_deletes_among_appends_deadlock_nobody(store: HistoryStore, s
 
     with ThreadPoolExecutor(6) as pool:
         assert all(pool.map(work, range(6)))
-    texts = [m.text for m in store.load(session)]
+    texts: list[str] = [m.text for m in store.load(session)]
     check_whole(texts)
 
 

@@ -103,7 +103,7 @@ EXAMPLES: list[BaseMessage] = [
     AIMessage("x", additional_kwargs={"at": dt.datetime(2026, 1, 1, 2, 3, tzinfo=dt.timezone(dt.timedelta(hours=2)))}),
     SystemMessage("be brief", id="s"),
     ToolMessage("42", tool_call_id="c1", artifact={"rows": ({1, 2}, b"\xff", Decimal("1.10"))}, status="error"),
-    ChatMessage("x", role="critic"),
+    ChatMessage(content="x", role="critic"),
     HumanMessage("extra", custom_field={"deep": [float("nan"), float("-inf")]}),
     HumanMessage("NUL \x00 \\u0000 surrogate \ud800 \udfff\ud800 pair 😀"),
     AIMessage("enum", additional_kwargs={"c": Colour.BLUE, 1: "one", None: 2, ("t",): 3, "$type": "mine"}),
@@ -123,7 +123,7 @@ def test_messages_as_they_are_met(api: Api, session: str, message: BaseMessage) 
 
 
 def test_chunks_become_whole_messages() -> None:
-    chunk = AIMessageChunk("Hel", id="a", chunk_position=None) + AIMessageChunk("lo", id="a", chunk_position="last")
+    chunk = AIMessageChunk(content="Hel", id="a") + AIMessageChunk(content="lo", id="a", chunk_position="last")
     assert same(there_and_back(chunk), AIMessage("Hello", id="a"))
 
 
@@ -274,7 +274,7 @@ def test_calls_are_taken_out_of_every_place_where_they_stand() -> None:
     assert ([c["id"] for c in kept.tool_calls], kept.invalid_tool_calls) == (["b"], [])
     assert kept.additional_kwargs == {"tool_calls": [{"id": "b"}], "other": 1}
     (bare,) = without_unanswered_calls([message])
-    assert (bare.text, bare.additional_kwargs) == ("thinking", {"other": 1})  # type: ignore[union-attr]
+    assert (bare.text, bare.additional_kwargs) == ("thinking", {"other": 1})
 
 
 def test_tokens_are_the_callers_or_the_providers_or_estimated() -> None:
@@ -420,7 +420,8 @@ def test_a_tag_that_is_not_ours_stays_and_costs_nothing(tagged: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "told"), [(lambda m: 1.5, "gave 1.5"), (lambda m: -1, "gave -1"), (lambda m: {}["x"], "raised KeyError")]
+    ("count", "told"),
+    [(lambda m: 1.5, "gave 1.5"), (lambda m: -1, "gave -1"), (lambda m: dict[str, int]()["x"], "raised KeyError")],
 )
 def test_a_count_that_fails_is_replaced_by_an_estimate(count: Any, told: str) -> None:
     encoded = encode_message(HumanMessage("x" * 40), "messages[0]", count_tokens=count)

@@ -137,7 +137,7 @@ def test_what_is_half_made_is_not_shown(name: str, known: bool) -> None:
 
 @pytest.mark.parametrize("answered", [("a",), ("b",), ("a", "b"), ("b", "a"), ()])
 def test_reasoning_goes_with_the_call_that_it_led_to(answered: tuple[str, ...]) -> None:
-    content = [reasoning("1"), item("a"), reasoning("2"), item("b")]
+    content: list[Any] = [reasoning("1"), item("a"), reasoning("2"), item("b")]
     message = AIMessage(content, tool_calls=call("a", "b"))
     shown = without_unanswered_calls([HUMAN, message, *map(result, answered), HUMAN])
     wanted = [part for id, pair in (("a", content[:2]), ("b", content[2:])) if id in answered for part in pair]

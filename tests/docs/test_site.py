@@ -10,6 +10,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -53,7 +54,7 @@ def test_what_is_not_documented_is_found() -> None:
 
         def bare(self) -> None: ...
 
-    module = ModuleType("langchain_supabase_history")
+    module: Any = ModuleType("langchain_supabase_history")
     module.__all__ = ["Undocumented"]
     module.Undocumented = Undocumented
     Undocumented.__module__ = "langchain_supabase_history.of_a_test"

@@ -152,8 +152,8 @@ def test_addresses_and_keys_are_read_alike(wrapped: str, monkeypatch: pytest.Mon
     monkeypatch.setenv("SUPABASE_URL", wrapped.format(url))
     monkeypatch.setenv("SUPABASE_KEY", wrapped.format(key))
     for store in (HistoryStore.from_env(), HistoryStore.from_supabase(wrapped.format(url), wrapped.format(key))):
-        assert store.driver.address == url  # type: ignore[attr-defined]
-        assert store.driver.api_key == key  # type: ignore[attr-defined]
+        assert store.driver.address == url
+        assert store.driver.api_key == key
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -306,7 +307,7 @@ def test_a_dead_pooled_connection_is_normal(pg: servers.Postgres, shared_databas
 @pytest.mark.parametrize("kind", ["psycopg", "data-api"])
 def test_an_unreachable_database_is_unavailable_within_the_deadline(kind: str, is_async: bool, how: str) -> None:
     port = servers.free_port()
-    with servers.socket.create_server(("127.0.0.1", 0)) as deaf:  # takes connections and says nothing
+    with socket.create_server(("127.0.0.1", 0)) as deaf:  # takes connections and says nothing
         port = port if how == "refused" else deaf.getsockname()[1]
         store = (
             HistoryStore.from_postgres(f"postgresql://postgres@127.0.0.1:{port}/x", deadline=1)
@@ -325,7 +326,7 @@ def test_an_unreachable_database_is_unavailable_within_the_deadline(kind: str, i
 def test_tls_is_required_for_hosts_that_are_not_local(monkeypatch: pytest.MonkeyPatch) -> None:
     def sslmode(conninfo: str) -> str | None:
         driver = HistoryStore.from_postgres(conninfo).driver
-        return conninfo_to_dict(driver.address).get("sslmode")  # type: ignore[attr-defined,return-value]
+        return conninfo_to_dict(driver.address).get("sslmode")  # type: ignore[return-value]
 
     monkeypatch.delenv("PGSSLMODE", raising=False)
     monkeypatch.delenv("PGHOST", raising=False)

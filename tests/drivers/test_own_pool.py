@@ -32,7 +32,7 @@ def token(user_id: str) -> str:
 
 
 QA = [HumanMessage("question"), AIMessage("answer")]
-SAME_ID = {"ids": [str(uuid.uuid4())]}  # with other content, it is a conflict
+SAME_ID: dict[str, Any] = {"ids": [str(uuid.uuid4())]}  # with other content, it is a conflict
 SETTINGS: list[dict[str, Any]] = [
     {"autocommit": True, "prepare_threshold": None},
     {},

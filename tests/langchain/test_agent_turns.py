@@ -8,6 +8,7 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Annotated, Any, TypedDict
 
 import pytest
@@ -60,12 +61,12 @@ class Scripted(GenericFakeChatModel):
         message = next(iter(self.messages))
         assert isinstance(message, AIMessage)
         for word in re.split(r"(?<= )", message.text):
-            yield ChatGenerationChunk(message=AIMessageChunk(word))
-        calls = [
+            yield ChatGenerationChunk(message=AIMessageChunk(content=word))
+        calls: list[Any] = [
             {"name": call["name"], "args": json.dumps(call["args"]), "id": call["id"], "index": n}
             for n, call in enumerate(message.tool_calls)
         ]
-        yield ChatGenerationChunk(message=AIMessageChunk("", tool_call_chunks=calls, chunk_position="last"))
+        yield ChatGenerationChunk(message=AIMessageChunk(content="", tool_call_chunks=calls, chunk_position="last"))
 
 
 SHOWN: list[list[str]] = []
@@ -87,6 +88,10 @@ def model(*answers: str | AIMessage, cls: type[Scripted] = Scripted) -> Scripted
 
 def config_of(session: str, **more: Any) -> Any:
     return {"configurable": {"session_id": session, **more}}
+
+
+def config_with(session: str, more: dict[str, Any]) -> Any:
+    return {**config_of(session), **more}
 
 
 def question(text: str = "Time?", **more: Any) -> dict[str, Any]:
@@ -121,20 +126,25 @@ STREAMS: dict[str, dict[str, Any]] = {
     "v2": {"stream_mode": "updates", "version": "v2"},
     "v2-several": {"stream_mode": ["messages", "updates"], "version": "v2"},
 }
+
+
+def _stream(kwargs: dict[str, Any], bot: Any, input: Any, config: Any) -> list[Any]:
+    return list(bot.stream(input, config, **kwargs))
+
+
+def _astream(kwargs: dict[str, Any], bot: Any, input: Any, config: Any) -> list[Any]:
+    return asyncio.run(_alist(bot.astream(input, config, **kwargs)))
+
+
 RUNS: dict[str, Run] = {
     "invoke": lambda bot, input, config: bot.invoke(input, config),
     "ainvoke": lambda bot, input, config: asyncio.run(bot.ainvoke(input, config)),
     "invoke-v2": lambda bot, input, config: bot.invoke(input, config, version="v2"),
     "invoke-updates": lambda bot, input, config: bot.invoke(input, config, stream_mode="updates"),
     "batch": lambda bot, input, config: bot.batch([input], config)[0],
+    **{f"stream-{name}": partial(_stream, kwargs) for name, kwargs in STREAMS.items()},
     **{
-        f"stream-{name}": lambda bot, input, config, kwargs=kwargs: list(bot.stream(input, config, **kwargs))
-        for name, kwargs in STREAMS.items()
-    },
-    **{
-        f"astream-{name}": lambda bot, input, config, kwargs=kwargs: asyncio.run(
-            _alist(bot.astream(input, config, **kwargs))
-        )
+        f"astream-{name}": partial(_astream, kwargs)
         for name, kwargs in STREAMS.items()
         if name in ("default", "messages", "several-subgraphs", "v2")
     },
@@ -164,7 +174,8 @@ def test_what_a_stream_passes_on_is_what_the_agent_streams(store: HistoryStore, 
         return [shape(part) for part in chunk] if isinstance(chunk, (tuple, list)) else type(chunk).__name__
 
     kwargs = STREAMS[name]
-    bare = list(create_agent(model("one two"), []).stream(question(), **kwargs))
+    agent: Any = create_agent(model("one two"), [])
+    bare = list(agent.stream(question(), **kwargs))
     with_history = store.with_history(create_agent(model("one two"), []))
     assert [*map(shape, with_history.stream(question(), config_of(session), **kwargs))] == [*map(shape, bare)]
 
@@ -213,7 +224,7 @@ def test_what_a_guard_withholds_is_not_stored(store: HistoryStore, session: str,
 @every_way
 def test_a_summary_is_nothing_that_was_said(store: HistoryStore, session: str, way: str) -> None:
     summing = SummarizationMiddleware(model(*["Summed up."] * 9), trigger=("messages", 6), keep=("messages", 2))
-    answers = ["a0", "a1", AIMessage("I look.", tool_calls=[CALL]), "a2"]
+    answers: list[str | AIMessage] = ["a0", "a1", AIMessage("I look.", tool_calls=[CALL]), "a2"]
     bot = store.with_history(create_agent(model(*answers), [clock], middleware=[summing]))
     for n in range(3):
         RUNS[way](bot, question(f"q{n}"), config_of(session))
@@ -336,7 +347,7 @@ def test_finished_steps_stay_with_a_turn_that_fails(store: HistoryStore, session
     answers = [AIMessage("", tool_calls=[{**CALL, "id": f"k{n}"}]) for n in range(9)]
     bot = store.with_history(create_agent(model(*answers), [clock]))
     with pytest.raises(RecursionError):
-        bot.invoke(question(), {**config_of(session), "recursion_limit": 5})
+        bot.invoke(question(), config_with(session, {"recursion_limit": 5}))
     assert "tool: 16:10" in stored(store, session)
     assert store.load(session) == []
     assert statuses(store, session) == ["failed"]
@@ -352,7 +363,7 @@ def test_the_agents_own_limit_of_steps_holds(store: HistoryStore, session: str) 
 
 def test_the_text_shown_so_far_is_kept(store: HistoryStore, session: str) -> None:
     bot = store.with_history(create_agent(model("one two three"), []))
-    stream = bot.stream(question(), config_of(session), stream_mode="messages")
+    stream: Any = bot.stream(question(), config_of(session), stream_mode="messages")
     shown = next(stream)[0].text + next(stream)[0].text
     stream.close()
     assert stored(store, session) == ["human: Time?", f"ai: {shown}"]
@@ -412,7 +423,7 @@ def streams(*chunks: Any) -> RunnableGenerator[Any, Any]:
 
 
 MIXED: dict[str, tuple[Sequence[Any], list[str]]] = {
-    "chunk-then-message": ([AIMessageChunk("a"), AIMessage("b")], ["a", "b"]),
+    "chunk-then-message": ([AIMessageChunk(content="a"), AIMessage("b")], ["a", "b"]),
     "none-between": (["a", None, "b"], ["ab"]),
     "dictionaries": ([{"answer": "He"}, {"answer": "llo"}], ["Hello"]),
     "messages": ([AIMessage("a"), AIMessage("b")], ["a", "b"]),
@@ -423,7 +434,7 @@ MIXED: dict[str, tuple[Sequence[Any], list[str]]] = {
 @pytest.mark.parametrize("kind", MIXED)
 def test_streams_lose_nothing(store: HistoryStore, session: str, kind: str) -> None:
     chunks, said = MIXED[kind]
-    keys = {"output_messages_key": "answer"} if kind == "dictionaries" else {}
+    keys: dict[str, Any] = {"output_messages_key": "answer"} if kind == "dictionaries" else {}
     assert list(store.with_history(streams(*chunks), **keys).stream("q", config_of(session))) == list(chunks)
     assert [m.text for m in store.load(session)] == ["q", *said]
 
@@ -473,7 +484,7 @@ def test_a_client_that_runs_the_tools_itself(store: HistoryStore, session: str) 
 
     def answer(messages: list[BaseMessage]) -> AIMessage:
         shown.append([m.type for m in messages])
-        return AIMessage("", tool_calls=[CALL]) if len(shown) == 1 else AIMessage("Ten.")  # type: ignore[list-item]
+        return AIMessage("", tool_calls=[CALL]) if len(shown) == 1 else AIMessage("Ten.")
 
     bot = store.with_history(RunnableLambda(answer))
     bot.invoke("Time?", config_of(session))
@@ -483,7 +494,7 @@ def test_a_client_that_runs_the_tools_itself(store: HistoryStore, session: str) 
 
 
 def test_another_key_names_the_session(store: HistoryStore, session: str) -> None:
-    bot = RunnableLambda(lambda m: f"saw {len(m)}")
+    bot: Any = RunnableLambda(lambda m: f"saw {len(m)}")
     with pytest.raises(InvalidSession, match="session_key='thread_id'"):
         store.with_history(bot).invoke("q", {"configurable": {"thread_id": session}})
     store.with_history(bot, session_key="thread_id").invoke("q", {"configurable": {"thread_id": session}})
@@ -566,7 +577,7 @@ def test_the_runnables_own_config_survives(store: HistoryStore, session: str) ->
     def look(state: Any, runtime: Any) -> None:
         seen.update(get_config())
 
-    own = {
+    own: Any = {
         "tags": ["mine"],
         "metadata": {"team": "blue"},
         "callbacks": [Watch()],
@@ -574,7 +585,7 @@ def test_the_runnables_own_config_survives(store: HistoryStore, session: str) ->
         "recursion_limit": 77,
     }
     agent = create_agent(model("a"), [], middleware=[look]).with_config(own)
-    store.with_history(agent).invoke(question(), {**config_of(session), "tags": ["theirs"]})
+    store.with_history(agent).invoke(question(), config_with(session, {"tags": ["theirs"]}))
     assert {"mine", "theirs"} <= {*seen["tags"]}
     assert seen["metadata"]["team"] == "blue"
     assert (seen["configurable"]["tone"], seen["configurable"]["session_id"]) == ("kind", session)
@@ -585,7 +596,7 @@ def test_a_limit_of_the_callers_own_holds(store: HistoryStore, session: str) -> 
     rounds = [AIMessage("", tool_calls=[{**CALL, "id": f"k{n}"}]) for n in range(20)]
     bot = store.with_history(create_agent(model(*rounds, "Done."), [clock]))
     with pytest.raises(RecursionError):
-        bot.invoke(question(), {**config_of(session), "recursion_limit": 25})
+        bot.invoke(question(), config_with(session, {"recursion_limit": 25}))
 
 
 def test_a_graph_gives_what_it_gives_without_history(store: HistoryStore, session: str) -> None:
@@ -599,7 +610,7 @@ def test_a_graph_gives_what_it_gives_without_history(store: HistoryStore, sessio
     graph = StateGraph(Inner, output_schema=Outer)
     graph.add_node("say", lambda state: {"messages": [AIMessage("a")], "scratch": "hidden"})
     graph.add_edge(START, "say")
-    compiled = graph.compile()
+    compiled: Any = graph.compile()
     output = store.with_history(compiled).invoke(question(), config_of(session))
     assert output.keys() == compiled.invoke(question()).keys() == {"messages"}
     assert stored(store, session) == ["human: Time?", "ai: a"]
@@ -627,12 +638,12 @@ def test_instructions_that_come_with_each_question(store: HistoryStore, session:
 
 
 def test_an_agent_with_further_fields(store: HistoryStore, session: str) -> None:
-    class State(AgentState):  # type: ignore[type-arg]
+    class State(AgentState):
         mood: str
 
     bot = store.with_history(create_agent(model("a0", "a1"), [], state_schema=State))
     for n in range(2):
-        bot.invoke({**question(f"q{n}"), "mood": "good"}, config_of(session))  # type: ignore[dict-item]
+        bot.invoke({**question(f"q{n}"), "mood": "good"}, config_of(session))
     assert stored(store, session) == ["human: q0", "ai: a0", "human: q1", "ai: a1"]
 
 
@@ -710,8 +721,9 @@ def test_an_edit_that_lies_among_the_messages_is_not_loaded(postgres_store: Hist
 @pytest.mark.parametrize("way", ["invoke", "ainvoke", "batch"])
 def test_an_agent_under_langchains_own_wrapper(store: HistoryStore, session: str, way: str) -> None:
     answers = [m for n in range(3) for m in (AIMessage("", tool_calls=[{**CALL, "id": f"k{n}"}]), AIMessage(f"a{n}"))]
-    keys = {"input_messages_key": "messages", "output_messages_key": "messages"}
-    bot = RunnableWithMessageHistory(create_agent(model(*answers), [clock]), store.get_session_history, **keys)
+    keys: dict[str, Any] = {"input_messages_key": "messages", "output_messages_key": "messages"}
+    agent: Any = create_agent(model(*answers), [clock])
+    bot = RunnableWithMessageHistory(agent, store.get_session_history, **keys)
     for _ in range(3):
         RUNS[way](bot, question("again"), config_of(session))
     turns = [line for n in range(3) for line in ("human: again", "ai: ", "tool: 16:10", f"ai: a{n}")]

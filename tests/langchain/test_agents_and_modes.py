@@ -221,7 +221,7 @@ def test_a_person_decides_in_each_turn(postgres_store: HistoryStore, session: st
         RUNS[way](postgres_store.with_history(paying), question(f"Pay {n}"), config)
         assert statuses(postgres_store, session) == [*["completed"] * n, "interrupted"]
         assert stored(postgres_store, session)[-1] == f"ai: I call {n}."
-        resume = Command(resume={"decisions": [decisions[decision]]})
+        resume: Any = Command(resume={"decisions": [decisions[decision]]})
         RUNS[way](postgres_store.with_history(paying), resume, config)
         assert statuses(postgres_store, session) == ["completed"] * (n + 1)
     loaded = postgres_store.load(session)

@@ -55,7 +55,10 @@ class Part(BaseModel):
         ([["a"], ["b"]], ["a", "b"]),
         ([Part(text="a"), Part(text="ab")], Part(text="ab")),
         ([{"context": ["d"]}, {"answer": "He"}, {"answer": "llo"}], {"context": ["d"], "answer": "Hello"}),
-        ([{"answer": AIMessageChunk("He")}, {"answer": AIMessageChunk("llo")}], {"answer": AIMessageChunk("Hello")}),
+        (
+            [{"answer": AIMessageChunk(content="He")}, {"answer": AIMessageChunk(content="llo")}],
+            {"answer": AIMessageChunk(content="Hello")},
+        ),
     ],
 )
 def test_chunks_of_other_kinds(chunks: list[Any], whole: Any) -> None:

@@ -25,6 +25,7 @@ def bare(messages: list[BaseMessage]) -> list[BaseMessage]:
 @given(histories, questions, answers)
 def test_what_follows_the_question_is_new(history: Any, question: Any, answer: Any) -> None:
     history, question, answer = with_ids(history), with_ids(question), with_ids(answer)
+    shown: list[BaseMessage]
     for shown in (history, history[2:], []):
         assert new_messages([*shown, *question, *answer], history, question, is_state=True) == answer
     whole = [*bare(history), *bare(question), *bare(answer)]
@@ -52,6 +53,7 @@ def test_edits_of_what_was_shown_are_not_new(history: Any, question: Any, answer
 def test_a_summary_and_a_removal_are_never_new(history: Any, question: Any, answer: Any) -> None:
     history, question, answer = with_ids(history), with_ids(question), with_ids(answer)
     summary = HumanMessage("So far ...", id="s", additional_kwargs={"lc_source": "summarization"})
+    shown: list[BaseMessage]
     for shown in ([], question):
         state = [summary, *shown, *answer, RemoveMessage(id="x")]
         assert new_messages(state, history, question, is_state=True) == answer

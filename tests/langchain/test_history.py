@@ -18,6 +18,7 @@ from typing import Any
 import psycopg
 import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableLambda
 from langchain_core.runnables.history import RunnableWithMessageHistory
@@ -152,7 +153,8 @@ def test_a_turn_that_ends_within_another(
     store: HistoryStore, session: str, mode: str, factory: Callable[[HistoryStore], Factory]
 ) -> None:
     """The surest overlap: the inner turn is stored after the outer one has read and before it looks again."""
-    inner = RunnableWithMessageHistory(RunnableLambda(lambda ms: f"re: {ms[-1].text}"), factory(store))
+    echo: Any = RunnableLambda(lambda ms: f"re: {ms[-1].text}")
+    inner = RunnableWithMessageHistory(echo, factory(store))
 
     def answer(messages: list[BaseMessage]) -> str:
         inner.invoke("inner", config_of(session))
@@ -283,9 +285,9 @@ def test_a_system_message_before_the_question_belongs_to_its_turn(store: History
 
 def test_chunks_are_stored_as_messages_and_the_callers_object_stays(store: HistoryStore, session: str) -> None:
     chunk = AIMessageChunk(
-        "answer",
+        content="answer",
         chunk_position="last",
-        usage_metadata=dict.fromkeys(("input_tokens", "output_tokens", "total_tokens"), 2),
+        usage_metadata=UsageMetadata(input_tokens=2, output_tokens=2, total_tokens=2),
     )
     before = chunk.model_copy(deep=True)
     history = SupabaseChatMessageHistory(session, store)
@@ -298,7 +300,7 @@ def test_chunks_are_stored_as_messages_and_the_callers_object_stays(store: Histo
 
 def words(messages: list[BaseMessage]) -> Iterator[AIMessageChunk]:
     """A model of the application's own, which does not mark its last chunk."""
-    yield from (AIMessageChunk(word) for word in re.split(r"(?<= )", reply(messages)))
+    yield from (AIMessageChunk(content=word) for word in re.split(r"(?<= )", reply(messages)))
 
 
 CHUNKED = {
@@ -315,7 +317,7 @@ def test_a_sync_stream_cut_short_is_told_from_a_whole_one(
 ) -> None:
     chain = RunnableWithMessageHistory(runnable, factory(store), **IN["keys"])
     assert len(list(chain.stream({"input": "first"}, config_of(session)))) >= 3
-    stream = chain.stream({"input": "next"}, config_of(session))
+    stream: Any = chain.stream({"input": "next"}, config_of(session))
     next(stream), next(stream)
     stream.close()  # LangChain has added up what came before the last chunk
     stored = [m.message for m in store.messages(session)]
@@ -433,7 +435,8 @@ def test_the_default_store_is_one_from_the_environment(
     SupabaseChatMessageHistory(session).add_messages(QA)
     assert texts(SupabaseChatMessageHistory(session).messages) == ["question", "answer"]
     assert SupabaseChatMessageHistory(session)._store is history_module.shared_store()
-    history_module.shared_store().executor.close()
+    shared: Any = history_module.shared_store()
+    shared.close()
 
 
 def imported_by(code: str) -> list[str]:

@@ -38,7 +38,7 @@ class Stuck:
 
     async def __call__(self, messages: list[BaseMessage]) -> AsyncIterator[AIMessageChunk]:
         try:
-            yield AIMessageChunk("half ")
+            yield AIMessageChunk(content="half ")
             self.reached.set()
             await asyncio.Event().wait()
         finally:
@@ -343,13 +343,13 @@ def test_the_keyboard_does_not_keep_a_turn_from_being_saved(
 def test_chunks_whose_metadata_does_not_go_together(store: HistoryStore, session: str, mode: str, cut: bool) -> None:
     def chunks(_: Any) -> Iterator[AIMessageChunk]:
         for word, seconds in (("half ", 0.1), ("and ", 0.2), ("half", 0.3)):
-            yield AIMessageChunk(word, response_metadata={"seconds": seconds})
+            yield AIMessageChunk(content=word, response_metadata={"seconds": seconds})
 
     async def achunks(_: Any) -> AsyncIterator[AIMessageChunk]:
         for chunk in chunks(_):
             yield chunk
 
-    bot = store.with_history(RunnableLambda(chunks, achunks))  # type: ignore[arg-type]
+    bot = store.with_history(RunnableLambda(chunks, achunks))
 
     async def consume_async() -> None:
         stream = bot.astream("q", config_of(session))

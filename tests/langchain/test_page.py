@@ -47,13 +47,14 @@ WORDS = [f"word{number}," for number in range(20)]
 class Stage:
     """Runs a script as Streamlit does, and stops it at a chunk: while the model works, or before it is drawn."""
 
+    requests: Any  # Streamlit's, once the script runs
+
     def __init__(self, store: HistoryStore, session: str, at: int, when: str) -> None:
         self.at, self.when = at, when
         self.held = threading.Event()
-        self.module: Any = types.ModuleType("pages_of_the_test")
-        self.module.store, self.module.session = store, session
-        self.module.model, self.module.amodel = self.model, self.amodel
-        self.module.seen, self.module.agent, self.module.stage = self.seen, self.agent(), self
+        self.module = types.ModuleType("pages_of_the_test")
+        vars(self.module).update(store=store, session=session, model=self.model, amodel=self.amodel)
+        vars(self.module).update(seen=self.seen, agent=self.agent(), stage=self)
 
     def words(self) -> Iterator[str]:
         for number, word in enumerate(WORDS):
@@ -87,7 +88,7 @@ class Stage:
         class Model(GenericFakeChatModel):
             def _stream(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
                 for word in stage.words():
-                    yield ChatGenerationChunk(message=AIMessageChunk(word))
+                    yield ChatGenerationChunk(message=AIMessageChunk(content=word))
                     if word == WORDS[stage.at]:
                         stage.held.wait(5)  # a model that takes its time: the turn is recorded before it ends
 

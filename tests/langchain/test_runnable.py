@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -76,14 +77,15 @@ class Roots(BaseTracer):
 def test_a_turn_is_two_calls_and_one_root_run(
     store: HistoryStore, session: str, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    called, tracer = [], Roots()
-    sync, twin = store.driver.attempt, store.driver.aattempt
-    monkeypatch.setattr(
-        store.driver, "attempt", lambda call, *args: called.append(call.function.name) or sync(call, *args)
-    )
-    monkeypatch.setattr(
-        store.driver, "aattempt", lambda call, *args: called.append(call.function.name) or twin(call, *args)
-    )
+    called: list[str] = []
+    tracer = Roots()
+
+    def noted(attempt: Any, call: Any, *args: Any) -> Any:
+        called.append(call.function.name)
+        return attempt(call, *args)
+
+    for name in ("attempt", "aattempt"):
+        monkeypatch.setattr(store.driver, name, partial(noted, getattr(store.driver, name)))
     chain = store.with_history(PROMPT | Echo(), **IN["keys"])
     run(chain, mode, {"input": "q"}, {**config_of(session), "callbacks": [tracer]})
     assert called == ["chat_history_begin", "chat_history_append"]
@@ -123,8 +125,8 @@ def test_streams_pass_chunk_by_chunk(store: HistoryStore, session: str) -> None:
 
 def test_chunks_without_a_last_one_are_whole_when_the_stream_ends(store: HistoryStore, session: str) -> None:
     def answer(messages: list[BaseMessage]) -> Iterator[AIMessageChunk]:
-        yield AIMessageChunk("one ")
-        yield AIMessageChunk("two")
+        yield AIMessageChunk(content="one ")
+        yield AIMessageChunk(content="two")
 
     for mode in MODES:
         run(store.with_history(streaming(answer)), mode, "q", config_of(session))
@@ -201,7 +203,12 @@ def test_user_window_and_kwargs(store: HistoryStore, session: str) -> None:
     assert store.load(session) == []
     assert texts(store.for_user(user).load(session))[-1] == "you said: q4 q5"
     given: list[Any] = []
-    spied = store.with_history(RunnableLambda(lambda _, **kwargs: given.append(kwargs) or "ok"))
+
+    def spy(_: Any, **kwargs: Any) -> str:
+        given.append(kwargs)
+        return "ok"
+
+    spied = store.with_history(RunnableLambda(spy))
     spied.invoke("q", config_of(session), stop=["x"])
     assert given[0]["stop"] == ["x"]
 

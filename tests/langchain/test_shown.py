@@ -134,8 +134,8 @@ STREAM: list[Any] = [
 def test_a_stream_that_is_cut_at_each_chunk(store: HistoryStore, session: str, is_async: bool) -> None:
     def chunks(_: Any) -> Iterator[AIMessageChunk]:
         for block in STREAM:
-            calls = [{"name": "clock", "args": "", "id": "k1", "index": 4}] if block["type"] == "tool_use" else []
-            yield AIMessageChunk([block], tool_call_chunks=calls)
+            calls: Any = [{"name": "clock", "args": "", "id": "k1", "index": 4}] if block["type"] == "tool_use" else []
+            yield AIMessageChunk(content=[block], tool_call_chunks=calls)
 
     async def achunks(_: Any) -> AsyncIterator[AIMessageChunk]:
         for found in chunks(None):

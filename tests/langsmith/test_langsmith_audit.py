@@ -59,7 +59,7 @@ def test_an_answer_has_the_usage_of_the_model_that_gave_it(
     store: HistoryStore, session: str, smith: LangSmithServer, mode: str, audited: bool
 ) -> None:
     both = first_then(BIG, SMALL)
-    keys = {**KEYS, "output_messages_key": "answer"}
+    keys: dict[str, Any] = {**KEYS, "output_messages_key": "answer"}
     chain: Any
     if audited:
         chain = store.with_history(both, **keys)

@@ -145,7 +145,7 @@ def keyless(smith: LangSmithServer, monkeypatch: pytest.MonkeyPatch) -> LangSmit
         monkeypatch.setenv(name, value)
     for name in ("LANGSMITH_API_KEY", "LANGCHAIN_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    utils.get_env_var.cache_clear()
+    utils.get_env_var.cache_clear()  # type: ignore[attr-defined]
     return smith
 
 

@@ -243,7 +243,8 @@ def test_messages_come_back_with_what_the_trace_knows_of_them(
     assert empty.load("theirs message out") == live.load("theirs message out")
     first, second = (store.for_user("ada").load("default")[1] for store in (empty, live))
     assert first == second
-    assert first.usage_metadata is not None  # type: ignore[attr-defined]
+    assert isinstance(first, AIMessage)
+    assert first.usage_metadata is not None
     (failed,) = empty.turns("broken")
     assert failed.status == "failed"
     assert "ZeroDivisionError" in (failed.error or "")

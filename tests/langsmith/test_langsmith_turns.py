@@ -189,8 +189,8 @@ def test_a_root_around_several_sessions_is_in_no_thread(
     smith.runs.clear()
 
     traceable(nightly)([a, a])  # of one session alone
-    traceable(nightly, metadata={"session_id": "theirs"})([a, b])
-    traceable(nightly, metadata={"thread_id": "theirs"})([a, b])
+    for name in ("session_id", "thread_id"):
+        traceable(metadata={name: "theirs"})(nightly)([a, b])
     (wrap(store, PARSED) | (lambda answer: answer)).batch([{"input": "q"}] * 2, [config_of(a), config_of(b)])
     flush(smith)
     told = [(metadata(root).get("session_id"), metadata(root).get("thread_id")) for root in smith.roots()]
@@ -201,8 +201,9 @@ def test_a_root_around_several_sessions_is_in_no_thread(
 def test_an_application_that_names_the_thread_is_left_alone(
     store: HistoryStore, session: str, smith: LangSmithServer
 ) -> None:
+    config: Any = {**config_of(session), "metadata": {"thread_id": "theirs"}}
     wrapped = RunnableWithMessageHistory(PARSED, store.get_session_history, **KEYS)
-    wrapped.batch([{"input": "q"}], [{**config_of(session), "metadata": {"thread_id": "theirs"}}])
+    wrapped.batch([{"input": "q"}], [config])
     flush(smith)
     (root,) = smith.roots()
     assert metadata(root)["thread_id"] == "theirs"
@@ -279,7 +280,7 @@ def test_odd_documents_never_cost_a_turn(store: HistoryStore, session: str) -> N
                 Document("x", metadata={"score": "high", "id": [1]}),
             ]
 
-    chain = RunnableLambda(lambda given: Odd().invoke("q") and "answer")
+    chain: Any = RunnableLambda(lambda given: Odd().invoke("q") and "answer")
     store.with_history(chain, **KEYS).invoke({"input": "q"}, config_of(session))
     (turn,) = store.turns(session)
     assert turn.documents is not None

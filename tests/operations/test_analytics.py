@@ -28,6 +28,11 @@ from langchain_supabase_history import (
 )
 from tests.conftest import Api
 
+
+def approx(value: float | None) -> Any:
+    return pytest.approx(value)
+
+
 QA = [HumanMessage("question"), AIMessage("answer")]
 DAY = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -92,10 +97,10 @@ def activity(done: list[tuple[str, str, Turn]], **group: Any) -> Activity:
         output_tokens=None,
         total_tokens=known([turn.total_tokens for turn in of]),
         total_cost=known([turn.total_cost for turn in of]),
-        median_seconds=pytest.approx(percentile(seconds, 0.5)),
-        p95_seconds=pytest.approx(percentile(seconds, 0.95)),
-        median_first_token_seconds=pytest.approx(percentile(first, 0.5)),
-        p95_first_token_seconds=pytest.approx(percentile(first, 0.95)),
+        median_seconds=approx(percentile(seconds, 0.5)),
+        p95_seconds=approx(percentile(seconds, 0.95)),
+        median_first_token_seconds=approx(percentile(first, 0.5)),
+        p95_first_token_seconds=approx(percentile(first, 0.95)),
         **group,
     )
 

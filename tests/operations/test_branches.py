@@ -407,9 +407,9 @@ class Machine(RuleBasedStateMachine):
         for name, path in self.forks.items():
             assert texts(self.user.messages(name)) == path
         alternatives = self.user.alternatives("s")
-        for path in self.paths:  # every path that was left is there still: as a beginning of what an alternative shows
+        for left in self.paths:  # every path that was left is there still: as a beginning of what an alternative shows
             said = {*self.path, *(text for a in alternatives for text in texts(self.user.alternative_messages("s", a)))}
-            assert said >= set(path)
+            assert said >= set(left)
 
 
 def check_machine(store: HistoryStore, examples: int, steps: int) -> None:
@@ -424,7 +424,7 @@ def check_machine(store: HistoryStore, examples: int, steps: int) -> None:
         suppress_health_check=list(HealthCheck),
         database=None,
     )
-    run_state_machine_as_test(Bound, settings=options)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(Bound, settings=options)
 
 
 def test_branches_are_what_a_model_says(postgres_store: HistoryStore) -> None:

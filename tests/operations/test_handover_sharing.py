@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -97,13 +98,14 @@ def test_one_session_is_handed_over(api: Api, session: str, guest: str) -> None:
 
 def test_what_a_handover_refuses(store: HistoryStore, session: str, guest: str, users: list[tuple[str, str]]) -> None:
     view = store.for_user(guest)
-    for call in (
+    calls: tuple[Callable[[], object], ...] = (
         lambda: store.reassign_user(guest, guest),
         lambda: view.reassign_session("s", guest),
         lambda: view.reassign_user(session, guest),
         lambda: store.reassign_user("", guest),
         lambda: store.reassign_session("s", ""),
-    ):
+    )
+    for call in calls:
         with pytest.raises(InvalidInput):
             call()
     ada = store.as_user(users[0][1])

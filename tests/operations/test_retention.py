@@ -8,8 +8,10 @@ import random
 import re
 import threading
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import Any
 
 import psycopg
 import pytest
@@ -299,7 +301,7 @@ def test_whatever_was_done_before_a_pruned_session_is_whole(
     for _ in range(40):
         name = choose.choice("ab")
         step = choose.random()
-        messages = choose.choice([QA, QA[:1], [AIMessage("more")], [*QA, *QA]])
+        messages: Any = choose.choice([QA, QA[:1], [AIMessage("more")], [*QA, *QA]])
         if step < 0.35:
             with contextlib.suppress(Conflict):  # of a turn that was cleared
                 user.append(name, messages, turn=choose.choice(turns))  # in any order, long after they were begun
@@ -437,7 +439,11 @@ def test_a_signed_in_user_prunes_and_deletes_only_their_own(
     before = {table: rows(shared_database, bob_id, table) for table in ("sessions", *ROWS)}
     assert ada.prune(idle=DAY, keep_messages=2) == Pruned(1, 1, 4 + 6, 2 + 3, 2 + 3, dry_run=True)
     assert ada.prune(idle=DAY, keep_messages=2, dry_run=False) == Pruned(1, 1, 4 + 6, 2 + 3, 2 + 3)
-    for refused in (lambda: ada.for_user(bob_id).prune(dry_run=False), lambda: ada.delete_user(bob_id)):
+    others: list[Callable[[], object]] = [
+        lambda: ada.for_user(bob_id).prune(dry_run=False),
+        lambda: ada.delete_user(bob_id),
+    ]
+    for refused in others:
         with pytest.raises(Forbidden):
             refused()
     assert ada.delete_user(ada_id) == Pruned(1, 0, 2, 1, 1)

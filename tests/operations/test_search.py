@@ -111,9 +111,10 @@ def test_pages_hold_each_hit_once_and_the_best_come_first(api: Api, session: str
 def test_bad_queries_are_refused(store: HistoryStore, bad: Any) -> None:
     with pytest.raises(InvalidInput):
         store.search(bad)
-    for options in ({"types": []}, {"types": "human"}, {"types": [""]}, {"limit": 0}, {"since": "today"}):
+    wrong: list[Any] = [{"types": []}, {"types": "human"}, {"types": [""]}, {"limit": 0}, {"since": "today"}]
+    for options in wrong:
         with pytest.raises(InvalidInput):
-            store.search("words", **options)  # type: ignore[arg-type]
+            store.search("words", **options)
 
 
 def test_an_excerpt_is_plain_text_around_what_was_found(store: HistoryStore, session: str) -> None:

@@ -56,7 +56,7 @@ def test_a_session_shows_what_a_list_needs(api: Api, session: str) -> None:
 
 def test_a_long_question_is_cut_at_a_word(store: HistoryStore, session: str) -> None:
     user = store.for_user(session)
-    cases = {
+    cases: dict[str, Any] = {
         "words": ("word " * 30, ("word " * 12).strip() + "…"),
         "one word": ("x" * 100, "x" * 59 + "…"),
         "as long as a title": ("y" * 60, "y" * 60),
@@ -210,7 +210,7 @@ def test_bad_changes_are_refused(store: HistoryStore, session: str, change: dict
     store.append(session, QA)
     before = store.session(session)
     with pytest.raises(InvalidInput):
-        store.update_session(session, **change)  # type: ignore[misc]
+        store.update_session(session, **change)
     assert store.session(session) == before
 
 
@@ -222,7 +222,8 @@ def test_bad_listings_are_refused(store: HistoryStore, session: str) -> None:
     for options in ({"cursor": cursor, "order": "created"}, {"cursor": "x"}, {"cursor": cursor[:-4]}, {"cursor": "é"}):  # type: ignore[index]
         with pytest.raises(InvalidSession, match="cursor"):
             user.sessions(**options)
-    for options in ({"order": "newest"}, {"tags": "x"}, {"metadata": []}, {"archived": "no"}, {"all_users": 1}):
+    wrong: list[Any] = [{"order": "newest"}, {"tags": "x"}, {"metadata": []}, {"archived": "no"}, {"all_users": 1}]
+    for options in wrong:
         with pytest.raises(InvalidInput):
             user.sessions(**options)
     with pytest.raises(InvalidInput, match="one user's"):

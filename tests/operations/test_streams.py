@@ -20,6 +20,11 @@ from tests.conftest import Api
 from tests.shapes import texts
 
 
+def ended(stream: Any) -> closing[Any]:
+    """A stream that is closed at the end of a block, as generators are."""
+    return closing(stream)
+
+
 class Writer:
     """Whoever writes an answer, step by step."""
 
@@ -217,7 +222,7 @@ def test_what_is_erased_meanwhile_is_followed_no_more(
     user.append(session, [HumanMessage("before"), AIMessage("a")])
     writer = Writer(user, session)
     writer.write("half ")
-    with closing(user.follow(session, interval=0.01)) as following:
+    with ended(user.follow(session, interval=0.01)) as following:
         assert next(following).text == "half "
         if how == "clear":
             user.clear(session)
@@ -245,7 +250,8 @@ def test_a_lost_writer_of_an_erased_turn_brings_nothing_back(
     lose(conn, writer)
     assert store.stop_turn(session) is False
     assert left(conn, writer) == 0
-    assert store.messages(session).items == store.turns(session).items == []
+    assert list(store.messages(session).items) == []
+    assert list(store.turns(session).items) == []
 
 
 def test_what_a_crash_of_the_database_took_is_written_again(
@@ -253,7 +259,7 @@ def test_what_a_crash_of_the_database_took_is_written_again(
 ) -> None:
     writer = Writer(store, session)
     writer.write("one ")
-    with closing(store.follow(session, interval=0.01)) as following:
+    with ended(store.follow(session, interval=0.01)) as following:
         assert next(following).text == "one "
         conn.execute("delete from chat_history_streams where turn_id = %s", [writer.turn_id])  # with its deltas
         assert writer.write("two") == Written(running=True, stopped=False, position=0)
@@ -306,7 +312,7 @@ def test_however_it_is_cut_the_text_is_that_of_the_answer(
     session = f"session-{uuid.uuid4()}"
     writer = Writer(postgres_store, session)
     looks = data.draw(st.sets(st.integers(0, len(chunks))))
-    with closing(postgres_store.follow(session, turn_id=writer.turn_id, interval=0.01)) as following:
+    with ended(postgres_store.follow(session, turn_id=writer.turn_id, interval=0.01)) as following:
         shown = ""
         for n, chunk in enumerate(chunks):
             assert writer.write(chunk).position == len(writer.text)
@@ -338,7 +344,7 @@ def test_the_rest_of_an_answer_in_blocks_is_their_text(store: HistoryStore, sess
 def test_bad_arguments_are_refused_before_anything_is_sent(postgres_store: HistoryStore, session: str) -> None:
     for bad in ({"interval": 0}, {"interval": 1e5}):
         with pytest.raises(InvalidInput):
-            postgres_store.follow(session, **bad)  # type: ignore[arg-type]
+            postgres_store.follow(session, **bad)
     with pytest.raises(InvalidSession):
         postgres_store.follow("")
     writer = Writer(postgres_store, session)

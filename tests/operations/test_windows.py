@@ -354,7 +354,7 @@ def test_a_fallback_and_the_system_message_stay_within_the_budget_together(share
     unanswered = AIMessage("", tool_calls=[call])
     turns = [("completed", [SystemMessage("s#20"), HumanMessage("h#20"), unanswered])]
     store = _counting_store(shared_database)
-    rows = store_conversation(store, session, turns)  # type: ignore[arg-type]
+    rows = store_conversation(store, session, turns)
     for tokens, wanted in ((30, ["h#20"]), (40, ["s#20", "h#20"]), (41, ["s#20", "h#20"]), (20, ["h#20"]), (19, [])):
         got = store.load(session, Window(tokens=tokens))
         assert texts(got) == wanted, tokens

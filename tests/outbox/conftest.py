@@ -45,7 +45,11 @@ def make(
 
         def make(**options: Any) -> HistoryStore:
             conninfo = shared_database.replace(f":{pg.port}/", f":{wire.port}/") + options.pop("query", "")
-            defaults = {"deadline": 0.5, "jwt_secret": servers.JWT_SECRET, "outbox": tmp_path / "outbox"}
+            defaults: dict[str, Any] = {
+                "deadline": 0.5,
+                "jwt_secret": servers.JWT_SECRET,
+                "outbox": tmp_path / "outbox",
+            }
             return stores.enter_context(HistoryStore.from_postgres(conninfo, **defaults | options))
 
         yield make

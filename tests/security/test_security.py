@@ -27,7 +27,7 @@ TABLES = ("deltas", "sessions", "messages", "turns", "feedback")  # first what a
 
 def token(sub: str, secret: str | None = servers.JWT_SECRET, **claims: object) -> str:
     base = {"sub": sub, "aud": "authenticated", "role": "authenticated", "exp": int(time.time()) + 600}
-    return jwt.encode({**base, **claims}, secret, algorithm="HS256" if secret else "none")
+    return jwt.encode({**base, **claims}, secret, algorithm="HS256" if secret else "none")  # type: ignore[arg-type]
 
 
 def bad_tokens(sub: str) -> dict[str, str]:
@@ -345,7 +345,7 @@ def test_a_row_in_anothers_session_is_refused_alike_whatever_is_there(
     stage: Stage, data_api: servers.Lite, users: list[tuple[str, str]], table: str
 ) -> None:
     name, ada = f"chat_history_{table}", stage.ada.user_id
-    attackers = [stage.sql("ada", "authenticated", ada), stage.api(data_api, "ada", users[0][1])]
+    attackers: list[Any] = [stage.sql("ada", "authenticated", ada), stage.api(data_api, "ada", users[0][1])]
     for attacker in attackers:
         outcomes = set()
         for key, taken in ((stage.bob.key, stage.bob), (stage.bob.key, None), (str(uuid.uuid4()), None)):

@@ -190,23 +190,24 @@ BEGIN = "chat_history_begin('q', json_build_object('id', gen_random_uuid(), 'que
 APPEND = "chat_history_append('a', array[gen_random_uuid()], array[%s::text], array[%s]::json[], array[%s]::integer[])"
 LONG = "漢" * 1000
 
+QUESTIONS: list[Any] = [
+    [{"type": "human", "data": {}}],
+    [{}],
+    [1, "x"],
+    [{**QUESTION, "id": "x"}],
+    [{**QUESTION, "type": ""}],
+    [{**QUESTION, "type": "x" * 200}],
+    [{**QUESTION, "data": "text"}],
+    [{**QUESTION, "tokens": -1}],
+    [{**QUESTION, "tokens": 1.5}],
+    [QUESTION, QUESTION],
+    {"a": 1},
+    None,
+]
 REFUSED: list[tuple[str, list[Any], str]] = [
     *[
         (BEGIN, [json.dumps(question)], "PT422")
-        for question in (
-            [{"type": "human", "data": {}}],
-            [{}],
-            [1, "x"],
-            [{**QUESTION, "id": "x"}],
-            [{**QUESTION, "type": ""}],
-            [{**QUESTION, "type": "x" * 200}],
-            [{**QUESTION, "data": "text"}],
-            [{**QUESTION, "tokens": -1}],
-            [{**QUESTION, "tokens": 1.5}],
-            [QUESTION, QUESTION],
-            {"a": 1},
-            None,
-        )
+        for question in QUESTIONS
     ],
     (APPEND, ["x" * 3440, "{}", 1], "PT422"),
     (APPEND, ["", "{}", 1], "PT422"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -38,7 +37,7 @@ INDEX = Migration(
     "9001_index.concurrently",
     'create index concurrently if not exists chat_history_messages_later on :"schema".chat_history_messages (type);\n',
 )
-ONCE = apply.retry_with(stop=tenacity.stop_after_attempt(1))  # type: ignore[attr-defined]
+ONCE = apply.retry_with(stop=tenacity.stop_after_attempt(1))
 
 
 def connect(conninfo: str) -> psycopg.Connection[tuple[object, ...]]:
@@ -52,7 +51,7 @@ def value(conn: psycopg.Connection[tuple[object, ...]], query: str, *params: obj
 
 
 @pytest.fixture
-def role(pg: servers.Postgres) -> Iterator[str]:
+def role(pg: servers.Postgres) -> str:
     name = f"app_{uuid.uuid4().hex[:12]}"
     pg.execute(f"create role {name} login")
     return name
@@ -173,7 +172,7 @@ def test_files_of_indexes_hold_one_statement_each() -> None:
 
 
 @pytest.fixture
-def auth_users(database: str, pg: servers.Postgres) -> Iterator[str]:
+def auth_users(database: str, pg: servers.Postgres) -> str:
     """Supabase's table of users, whose owner has no rights on ours."""
     with connect(database) as conn:
         conn.execute("""

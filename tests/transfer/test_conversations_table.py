@@ -6,7 +6,7 @@ import copy
 import json
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -382,15 +382,15 @@ def test_a_list_that_goes_on_otherwise_makes_an_alternative_and_one_that_was_the
     application.save(row(conversation, other))
     application.save(row(conversation, first))
     assert application.one(conversation)["messages"] == first
-    assert grace.session(conversation).message_count == 4  # type: ignore[union-attr]
+    assert grace.session(conversation).message_count == 4
 
 
 def test_a_turn_that_runs_while_the_list_is_replaced_is_refused(place: Place, library: HistoryStore) -> None:
     conversation, grace = name(), library.for_user("grace")
     OverSql(place.conninfo).save(row(conversation, messages("q", "a")))
-    epoch = grace.session(conversation).epoch  # type: ignore[union-attr]
+    epoch = grace.session(conversation).epoch
     OverSql(place.conninfo).save(row(conversation, messages("q", "b")))
-    assert grace.session(conversation).epoch > epoch  # type: ignore[union-attr]
+    assert grace.session(conversation).epoch > epoch
 
 
 # --- update, delete, upsert
@@ -526,7 +526,7 @@ def test_what_comes_out_is_what_went_in(
 ) -> None:
     conversation, application = name(), OverSql(place.conninfo)
     for listed in saves:
-        before = application.run("select messages from conversations where conversation_id = %s", conversation)
+        before: Any = application.run("select messages from conversations where conversation_id = %s", conversation)
         application.save(
             {
                 "conversation_id": conversation,
@@ -578,7 +578,7 @@ def test_a_signed_in_user_saves_and_sees_their_own_and_nobody_else_does(
     actors["bob"].delete(conversation)
     actors["bob"].save({**data, "user_id": bob})  # the same name is another conversation
     assert library.for_user(ada).messages(conversation).items == before
-    attempts = [
+    attempts: list[Callable[[], object]] = [
         lambda: actors["anon"].of_user(ada),
         lambda: actors["anon"].save(data),
         lambda: actors["anon"].save({"conversation_id": name(), "messages": []}),

@@ -178,7 +178,7 @@ def langchain_js(url: str) -> tuple[str, dict[str, list[BaseMessage]]]:
         script.flush()
         done = subprocess.run([node, script.name, url], env=environ, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    make = {
+    make: dict[str, Any] = {
         "system": lambda text, _: SystemMessage(text),
         "human": lambda text, _: HumanMessage(text),
         "ai": lambda text, calls: AIMessage(text, tool_calls=calls),
