@@ -141,7 +141,7 @@ def test_what_is_no_connection_string_is_said(given: str, says: str) -> None:
         assert "u:p" not in str(caught.value)
     if given:
         (finding,) = complaints(examine(environ={"SUPABASE_DB_URL": given}))
-        assert (finding.name, says in f"{finding.says} {finding.mend}") == ("address", True)
+        assert (finding.name, says in f"{finding.says} {finding.fix}") == ("address", True)
 
 
 @pytest.mark.parametrize("wrapped", WRAPPED)
