@@ -130,7 +130,7 @@ class Visit:
     @property
     def session(self) -> str:
         """The conversation that the address names."""
-        return self.page.url.partition("session=")[2].partition("&")[0]
+        return str(self.page.url).partition("session=")[2].partition("&")[0]
 
     def screenshot(self, name: str) -> None:
         """Keep a picture of the page."""

@@ -100,15 +100,15 @@ def test_of_a_stream_only_the_text_is_drawn_and_it_is_closed() -> None:
     closed = []
 
     def stream() -> Any:
-        call = {"name": "add", "args": "{}", "id": "c1", "index": 0}
+        call: Any = {"name": "add", "args": "{}", "id": "c1", "index": 0}
         try:
             yield "plain "
-            yield AIMessageChunk("")
-            yield AIMessageChunk("", tool_call_chunks=[call])
+            yield AIMessageChunk(content="")
+            yield AIMessageChunk(content="", tool_call_chunks=[call])
             yield ToolMessage("3", tool_call_id="c1")
-            yield AIMessageChunk([{"type": "text", "text": "block ", "index": 0}])
-            yield AIMessageChunk([{"type": "reasoning", "reasoning": "hm", "index": 0}])
-            yield (AIMessageChunk("pair "), {"langgraph_node": "model"})
+            yield AIMessageChunk(content=[{"type": "text", "text": "block ", "index": 0}])
+            yield AIMessageChunk(content=[{"type": "reasoning", "reasoning": "hm", "index": 0}])
+            yield (AIMessageChunk(content="pair "), {"langgraph_node": "model"})
             yield (ToolMessage("4", tool_call_id="c1"), {"langgraph_node": "tools"})
             yield AIMessage("whole")
             yield {"messages": []}
