@@ -8,12 +8,14 @@ What counts as shown is what the page has come back from: the chunk that it was 
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator
+from types import TracebackType
 from typing import Any, Final
 
 logger = logging.getLogger(__name__)
@@ -49,12 +51,26 @@ class Page:
         """Close a stream that this run leaves open, when its thread has ended."""
         left_open = weakref.ref(stream)
 
+        def close() -> None:
+            if (found := left_open()) is not None:
+                found.close()
+
+        self._at_its_end(close)
+
+    def aclose_at_its_end(self, stream: AsyncGenerator[Any, Any]) -> None:
+        """The same for an async stream, which is kept: dropped by a loop that has ended it would never be closed."""
+
+        async def close() -> None:
+            await stream.aclose()
+
+        self._at_its_end(lambda: asyncio.run(close()))
+
+    def _at_its_end(self, close: Callable[[], None]) -> None:
         def wait() -> None:
             self._thread.join()
-            found = left_open()
-            if found is not None and self._reader is self._thread:
+            if self._reader is self._thread:
                 try:
-                    found.close()
+                    close()
                 except Exception as error:
                     logger.warning("a stream that its page had left could not be closed: %s", type(error).__name__)
 
@@ -72,20 +88,24 @@ def current_page() -> Page | None:
     return Page(streamlit.session_state) if is_run else None
 
 
-def hand_over(page: Page | None, shown: Sequence[Any], note: Callable[[], None]) -> Iterator[Any]:
-    """Give chunks to whoever reads the stream, and note them: at once, or when a page comes back from showing them."""
-    if page is None:
-        note()
-        yield from shown
-        return
-    page.check()
-    try:
-        yield from shown
-    except GeneratorExit:
-        if not page.has_left():
-            note()
-        raise
-    note()
+class HandingOver:
+    """Around the `yield` of chunks: notes them at once, or, for a page, when it has come back from showing them."""
+
+    __slots__ = ("note", "page")
+
+    def __init__(self, page: Page | None, note: Callable[[], None]) -> None:
+        self.page = page
+        self.note = note
+
+    def __enter__(self) -> None:
+        if self.page is None:
+            self.note()
+        else:
+            self.page.check()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self.page is not None and not (kind is GeneratorExit and self.page.has_left()):
+            self.note()
 
 
 def _is_script_running() -> bool:

@@ -8,7 +8,7 @@ a turn that fails, is cut short, or is killed with its process is recorded, with
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,7 @@ from ..operations.base import Operations
 from .chunks import joined
 from .graphs import Modes, as_invoked, bound_arguments, graph_of, has_checkpointer
 from .output import Keys
-from .page import hand_over
+from .page import HandingOver
 from .shapes import as_messages
 from .turn import OpenTurn
 
@@ -215,16 +215,26 @@ class RunnableWithHistory(Runnable[Any, Any]):
             turn.fail(error)
             raise
 
-    async def atransform(
+    def atransform(
         self, input: AsyncIterator[Any], config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[Any]:
         """Async version of `transform`."""
         turn = self._turn(config)
+        stream = self._arecorded(turn, input, config, **kwargs)
+        if turn.page is not None:
+            turn.page.aclose_at_its_end(stream)
+        return stream
+
+    async def _arecorded(
+        self, turn: OpenTurn, input: AsyncIterator[Any], config: RunnableConfig | None, **kwargs: Any
+    ) -> AsyncGenerator[Any, None]:
         stream = self._atransform_stream_with_config(input, partial(self._atransform, turn), config, **kwargs)
         try:
             async for chunk in stream:
                 yield chunk
         except BaseException as error:
+            if turn.page is not None:
+                await stream.aclose()  # type: ignore[attr-defined]  # what was shown last is noted by now
             await turn.afail(error)
             raise
         finally:
@@ -250,7 +260,8 @@ class RunnableWithHistory(Runnable[Any, Any]):
             yield from self._stream_graph(turn, given, child, kwargs)
         else:
             for chunk in self.bound.stream(given, child, **kwargs):
-                yield from hand_over(turn.page, [chunk], partial(turn.output.add, chunk))
+                with HandingOver(turn.page, partial(turn.output.add, chunk)):
+                    yield chunk
         turn.save()
 
     async def _atransform(
@@ -276,11 +287,11 @@ class RunnableWithHistory(Runnable[Any, Any]):
                 stream = self.bound.astream(given, child, **kwargs)
         try:
             async for chunk in stream:
-                if turn.graph is None and not passes_through:
-                    if turn.page is not None:
-                        turn.page.check()
-                    turn.output.add(chunk)
-                yield chunk
+                if turn.graph is not None or passes_through:
+                    yield chunk
+                else:
+                    with HandingOver(turn.page, partial(turn.output.add, chunk)):
+                        yield chunk
         finally:
             if hasattr(stream, "aclose"):  # the model stops with its consumer, not when it is collected
                 await stream.aclose()
@@ -299,7 +310,8 @@ class RunnableWithHistory(Runnable[Any, Any]):
                 event = modes.read(chunk)
                 passed_on = modes.passed_on(event, chunk)
                 note = partial(turn.output.state.observe, event, shown=bool(passed_on))
-                yield from hand_over(turn.page, passed_on, note)
+                with HandingOver(turn.page, note):
+                    yield from passed_on
         except BaseException as error:
             turn.fail(error)  # at once: a graph that is closed first waits for its model
             raise
@@ -311,13 +323,11 @@ class RunnableWithHistory(Runnable[Any, Any]):
         stream = self.bound.astream(given, config, **{**kwargs, **modes.arguments()})
         try:
             async for chunk in stream:
-                if turn.page is not None:
-                    turn.page.check()
                 event = modes.read(chunk)
                 passed_on = modes.passed_on(event, chunk)
-                turn.output.state.observe(event, shown=bool(passed_on))
-                for whole in passed_on:
-                    yield whole
+                with HandingOver(turn.page, partial(turn.output.state.observe, event, shown=bool(passed_on))):
+                    for whole in passed_on:
+                        yield whole
         finally:
             if hasattr(stream, "aclose"):
                 await stream.aclose()
