@@ -128,9 +128,9 @@ def _tokens(
         warnings.append(f"{where}: count_tokens {wrong}; an estimate is stored in its place")
     else:
         usage = vars(message).get("usage_metadata")
-        told = usage.get("output_tokens") if isinstance(usage, Mapping) else None
-        if isinstance(told, int) and told > 0:
-            return min(int(told), 2**31 - 1)
+        reported = usage.get("output_tokens") if isinstance(usage, Mapping) else None
+        if isinstance(reported, int) and reported > 0:
+            return min(int(reported), 2**31 - 1)
     return estimated_tokens(data)
 
 

@@ -39,7 +39,7 @@ class ModelRun:
     said: bytes | None = None  # the digest of its text, which may be long; None where it did not end
 
     def take(self, text: str | None, response_metadata: Any, usage: Any) -> None:
-        """Take what it said, and what its message tells, which in models of one's own may be anything."""
+        """Take what it said, and what its message has, which in models of one's own may be anything."""
         self.said = None if text is None else digest(text)
         self.response_metadata = response_metadata if isinstance(response_metadata, Mapping) else {}
         self.model = model_name(self.response_metadata) or self.model
@@ -58,7 +58,7 @@ class Observed:
     first_token_seconds: float | None = None
 
     def fields(self, answer: str | None = None) -> dict[str, Any]:
-        """The fields of a `Turn` that this tells; what is unknown is left out.
+        """The fields of a `Turn` that are known; what is unknown is left out.
 
         Args:
             answer: The turn's answer. The turn's model is the one that said just this, else the last.
@@ -93,7 +93,7 @@ def digest(text: str) -> bytes:
 
 
 def _that_said(text: str | None, runs: Iterable[ModelRun]) -> list[ModelRun]:
-    """The runs whose text is just this one. A string itself does not tell which model it is from."""
+    """The runs whose text is just this one. A string itself does not say which model it is from."""
     if text is None:
         return []
     wanted = digest(text)
@@ -104,22 +104,22 @@ def _add_usage(found: dict[str, Any], usage: Mapping[str, Any]) -> None:
     for name in _COUNTS:
         _add(found, name, usage)
     for kind in _DETAILS:
-        if isinstance(told := usage.get(kind), Mapping):
+        if isinstance(counts := usage.get(kind), Mapping):
             details = found.get("token_details", {}).get(kind, {})
-            for name in told:
-                _add(details, name, told)
+            for name in counts:
+                _add(details, name, counts)
             if details:
                 found.setdefault("token_details", {})[kind] = details
 
 
-def _add(sums: dict[str, Any], name: str, told: Mapping[str, Any]) -> None:
-    """Add a count, if it is one: what models of one's own tell may be anything, and the database refuses the turn."""
-    if type(count := told.get(name)) is int and 0 <= count <= _MAX_COUNT:
+def _add(sums: dict[str, Any], name: str, counts: Mapping[str, Any]) -> None:
+    """Add a count, if it is one: what models of one's own report may be anything, and the database refuses the turn."""
+    if type(count := counts.get(name)) is int and 0 <= count <= _MAX_COUNT:
         sums[name] = min(sums.get(name, 0) + count, _MAX_COUNT)
 
 
 def usage_fields(messages: Iterable[BaseMessage]) -> dict[str, Any]:
-    """Model and tokens as a turn's own AI messages tell them: the source where no model run was seen."""
+    """Model and tokens as a turn's own AI messages have them: the source where no model run was seen."""
     runs: list[ModelRun] = []
     for message in messages:
         if isinstance(message, AIMessage):
@@ -143,17 +143,17 @@ def with_usage(messages: Sequence[BaseMessage], runs: Sequence[ModelRun] | None)
     if len(said_it) != 1:
         return list(messages)
     (run,) = said_it
-    told: dict[str, Any] = {}
+    known: dict[str, Any] = {}
     with contextlib.suppress(values.Unencodable):  # the answer alone can be stored
         values.to_json(dict(run.response_metadata), "response_metadata")
-        told["response_metadata"] = dict(run.response_metadata)
+        known["response_metadata"] = dict(run.response_metadata)
     if len(run.usage) == 1:
         usage: dict[str, Any] = {}
         _add_usage(usage, run.usage[0])
         details = usage.pop("token_details", {})
         if len(usage) == len(_COUNTS):
-            told["usage_metadata"] = usage | details
-    return [*messages[:-1], last.model_copy(update=told)]
+            known["usage_metadata"] = usage | details
+    return [*messages[:-1], last.model_copy(update=known)]
 
 
 def model_name(response_metadata: Mapping[str, Any]) -> str | None:

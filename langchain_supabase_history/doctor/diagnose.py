@@ -75,7 +75,7 @@ def diagnose(
             if found and found[-1] is _END:
                 found.pop()
                 break
-        found += _run(_langsmith, visit)  # needs no database, so it is told in any case
+        found += _run(_langsmith, visit)  # needs no database, so it is reported in any case
     finally:
         if store is None and visit.store is not None:
             visit.store.close()
@@ -94,7 +94,7 @@ def _run(check: Callable[[Visit], Iterator[Finding]], visit: Visit) -> list[Find
         found.append(_END)
     except HistoryError as error:  # a check that was not prepared for it
         found.append(_from(_name_of(check), error))
-    except Exception as error:  # nor for anything else, and whoever asks is told all the same
+    except Exception as error:  # nor for anything else: it becomes a finding
         found.append(
             fault(
                 _name_of(check),
@@ -142,7 +142,7 @@ def _configuration(visit: Visit) -> Iterator[Finding]:
 
 
 def _network(visit: Visit) -> Iterator[Finding]:
-    """For psycopg: name, route, port and TLS, each by itself, so that each can be told."""
+    """For psycopg: name, route, port and TLS, each by itself, so that each can be reported."""
     if not visit.over_psycopg:
         return
     given = conninfo_to_dict(visit.driver.address)

@@ -1,4 +1,4 @@
-"""The doctor's checks of what an application was told: environment variables, addresses and keys. No network.
+"""The doctor's checks of an application's settings: environment variables, addresses and keys. No network.
 
 Values are looked at and never shown: a finding names variables and kinds alone.
 """

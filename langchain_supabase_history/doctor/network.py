@@ -1,4 +1,4 @@
-"""The doctor's checks of the way to a server: its name, the route, the port, and TLS, each told by itself."""
+"""The doctor's checks of the way to a server: its name, the route, the port, and TLS, each reported by itself."""
 
 from __future__ import annotations
 

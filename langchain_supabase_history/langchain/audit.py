@@ -80,7 +80,7 @@ class TurnAudit(BaseCallbackHandler):
         excerpt: Characters of a document's text to record.
     """
 
-    run_inline = True  # in async runs too, so that nothing is heard after the turn was written down
+    run_inline = True  # in async runs too, so that nothing is observed after the turn was stored
 
     def __init__(self, *, content: bool = False, excerpt: int = EXCERPT) -> None:
         if type(excerpt) is not int or excerpt < 0:
@@ -88,7 +88,7 @@ class TurnAudit(BaseCallbackHandler):
         self.content = content
         self.excerpt = excerpt
         self.last: Observed | None = None
-        """What was done in the call that ended last: the outermost of those that it hears."""
+        """What was done in the call that ended last: the outermost of those that it observes."""
         self.keeps = False  # whether what is observed stays after its calls have ended: for a handler of one turn alone
         self._lock = threading.Lock()
         self._roots: OrderedDict[UUID, _Root] = OrderedDict()
@@ -168,7 +168,7 @@ class TurnAudit(BaseCallbackHandler):
                 return
             root = self._roots[run.root]
             root.open.discard(run_id)
-            if run_id == run.root or not root.open:  # below the outermost run, that one's end is not heard
+            if run_id == run.root or not root.open:  # below the outermost run, that one's end is not observed
                 self.last = root.observed(None)
                 if not self.keeps:
                     self._drop(run.root)
@@ -221,8 +221,8 @@ class TurnAudit(BaseCallbackHandler):
             if run is not None and run.model is not None:
                 for generation in (generation for part in response.generations for generation in part):
                     message = getattr(generation, "message", None)  # of a chat model
-                    told = (getattr(message, name, None) for name in ("response_metadata", "usage_metadata"))
-                    run.model.take(generation.text, *told)
+                    details = (getattr(message, name, None) for name in ("response_metadata", "usage_metadata"))
+                    run.model.take(generation.text, *details)
         self._end(run_id)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kw: Any) -> None:
@@ -279,10 +279,10 @@ class TurnAudit(BaseCallbackHandler):
 
     def _used(self, run_id: UUID, call_id: str | None, **more: Any) -> None:
         if (run := self._run(run_id)) is not None:
-            told = {"name": run.name, "seconds": self._seconds(run), **more}
+            call = {"name": run.name, "seconds": self._seconds(run), **more}
             if call_id := call_id or run.call_id:
-                told["tool_call_id"] = call_id
-            self._note(run_id, "tools", [told])
+                call["tool_call_id"] = call_id
+            self._note(run_id, "tools", [call])
             self._end(run_id)
 
 

@@ -27,7 +27,7 @@ def new_messages(
         messages: What the runnable gave.
         history: The conversation that it was shown.
         question: The question that it was shown behind it.
-        is_state: Whether it is a graph's state, in which messages are told apart by their ids: what has the id of a
+        is_state: Whether it is a graph's state, in which messages are distinguished by their ids: what has the id of a
             message that was shown is not new, wherever it stands and whatever has been made of it.
     """
     found = [message for message in messages if not isinstance(message, RemoveMessage) and not _is_summary(message)]

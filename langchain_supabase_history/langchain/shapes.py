@@ -179,7 +179,7 @@ def _object(value: Any, text: str) -> AIMessage:
 
 
 def with_ids(messages: Iterable[BaseMessage], taken: Iterable[BaseMessage] = ()) -> list[BaseMessage]:
-    """Copies of the messages in which each has an id of its own, so that an agent's edits can be told apart.
+    """Copies of the messages in which each has an id of its own, so that an agent's edits can be distinguished.
 
     An id that comes again stays with the last message that has it. The messages given are not changed: an agent writes
     ids into those that it is given.

@@ -82,8 +82,8 @@ def traced_models(run: Any) -> Observed:
         model = ModelRun(named if isinstance(named, str) else None)
         for generations in (current.outputs or {}).get("generations") or []:
             for generation in generations:
-                told = (generation.get("message") or {}).get("kwargs") or {}
-                model.take(generation.get("text") or "", told.get("response_metadata"), told.get("usage_metadata"))
+                fields = (generation.get("message") or {}).get("kwargs") or {}
+                model.take(generation.get("text") or "", fields.get("response_metadata"), fields.get("usage_metadata"))
         found.models.append(model)
     return found
 
@@ -100,15 +100,15 @@ def join_thread(root: Any, session_id: str) -> None:
     application's own code began. What is added here is sent when the root run ends; a second session's turn takes it
     away before that.
     """
-    told = (root.extra or {}).get("metadata") or {}
+    metadata = (root.extra or {}).get("metadata") or {}
     with _threads_lock:
         if root.id not in _threads:
-            if not any(told.get(key) for key in THREAD_KEYS):
+            if not any(metadata.get(key) for key in THREAD_KEYS):
                 root.add_metadata({"session_id": session_id})
                 _threads[root.id] = session_id
                 if len(_threads) > _MAX_THREADS:  # their roots have ended long since
                     _threads.popitem(last=False)
         elif _threads[root.id] not in (None, session_id):
-            if told.get("session_id") == _threads[root.id]:
-                del told["session_id"]
+            if metadata.get("session_id") == _threads[root.id]:
+                del metadata["session_id"]
             _threads[root.id] = None

@@ -55,5 +55,5 @@ async def aexecute_to_its_end(store: Operations, call: Call[Any], report: Report
 
 
 def _again(call: Call[Any]) -> Call[Any]:
-    """The same call after a try that was cut off. It may be stored by then; the ids tell."""
+    """The same call after a try that was cut off. It may be stored by then; the ids show it."""
     return replace(call, args=call.arguments(replay=True))

@@ -56,28 +56,29 @@ SESSION_KEYS: Final = ("session_id", "conversation_id", "thread_id")
 
 
 def _metadata(run: Run) -> dict[str, Any]:
-    told: Any = run.metadata or (run.extra or {}).get("metadata")
-    return dict(told) if isinstance(told, dict) else {}
+    metadata: Any = run.metadata or (run.extra or {}).get("metadata")
+    return dict(metadata) if isinstance(metadata, dict) else {}
 
 
 def session_of(run: Run) -> tuple[str | None, str | None]:
     """The session and the user that a run's metadata names."""
-    told = _metadata(run)
-    session = next((told[key] for key in SESSION_KEYS if told.get(key) not in (None, "")), None) or run.thread_id
-    user = told.get("user_id")
+    metadata = _metadata(run)
+    named = (metadata[key] for key in SESSION_KEYS if metadata.get(key) not in (None, ""))
+    session = next(named, None) or run.thread_id
+    user = metadata.get("user_id")
     return (None if session is None else str(session)), (user if isinstance(user, str) and user else None)
 
 
 def turn_of(run: Run, project: str, messages: Sequence[BaseMessage]) -> Turn:
     """The turn that a root run is."""
     assert run.id is not None
-    told = usage_fields(messages)
+    known = usage_fields(messages)
     if run.total_tokens:
         details = {
             "input_token_details": run.prompt_token_details and run.prompt_token_details.raw,
             "output_token_details": run.completion_token_details and run.completion_token_details.raw,
         }
-        told |= {
+        known |= {
             "input_tokens": run.prompt_tokens,
             "output_tokens": run.completion_tokens,
             "total_tokens": run.total_tokens,
@@ -99,7 +100,7 @@ def turn_of(run: Run, project: str, messages: Sequence[BaseMessage]) -> Turn:
         error=run.error and run.error[:1000],
         metadata=metadata,
         total_cost=run.total_cost or None,
-        **told,
+        **known,
     )
 
 

@@ -30,7 +30,7 @@ class WrittenFormat:
     Attributes:
         module: Its module in this folder, imported when it is used.
         writer: Its class there, a `Writer`.
-        ending: What names of its files end in; "" where the command is to be told the format.
+        ending: What names of its files end in; "" where the command needs `--format`.
         options: Names of the options that its writer takes.
     """
 
