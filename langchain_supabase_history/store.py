@@ -17,6 +17,7 @@ from .core.messages import MAX_MESSAGE_BYTES
 from .core.settings import check_limit
 from .errors import NotConfigured
 from .langchain.factory import LangChain
+from .langchain.runs import Runs
 from .langsmith.client import LangSmith
 from .langsmith.traces import TracedConversations
 from .operations.base import Executor, Operations
@@ -93,6 +94,7 @@ class HistoryStore(Connecting, LangChain, TracedConversations, Transfer):
         if on_operation is not None:
             driver.on_operation = check_callable(on_operation, "on_operation")
         self.driver = driver
+        self._runs = Runs()
         self._outbox: Outbox | None = None
         if outbox is not None:  # last: what waits in it is sent from now on
             from .outbox.outbox import Outbox
@@ -157,7 +159,11 @@ class HistoryStore(Connecting, LangChain, TracedConversations, Transfer):
     # --- lifecycle
 
     def close(self) -> None:
-        """Give all connections back. May be called twice and from anywhere; used again, the store opens again."""
+        """Give all connections back. May be called twice and from anywhere; used again, the store opens again.
+
+        Turns of `run_turn` are stopped first, and waited for, 10 seconds at the most.
+        """
+        self._runs.stop()
         if self._outbox is not None:
             self._outbox.close()
         self.langsmith.close()
@@ -165,6 +171,7 @@ class HistoryStore(Connecting, LangChain, TracedConversations, Transfer):
 
     async def aclose(self) -> None:
         """Async version of `close`."""
+        await self._runs.astop()
         if self._outbox is not None:
             await asyncio.to_thread(self._outbox.close)
         await asyncio.to_thread(self.langsmith.close)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from ..operations.base import Operations
+from ..operations.base import Operations, require_asyncio
 from ..records import Session, Window
+from .runs import Runs
 from .titles import TitleOptions, title_with
 
 if TYPE_CHECKING:
-    from langchain_core.runnables import Runnable
+    from langchain_core.runnables import Runnable, RunnableConfig
 
+    from ..drivers.base import Driver
     from .history import SupabaseChatMessageHistory
     from .runnable import RunnableWithHistory
 
@@ -29,6 +32,9 @@ class MemoryOptions(TypedDict, total=False):
 
 class LangChain(Operations):
     """The part of a store that LangChain's applications use."""
+
+    driver: Driver[Any]
+    _runs: Runs
 
     def get_session_history(self, session_id: str, user_id: str | None = None) -> SupabaseChatMessageHistory:
         """A history for one turn: the factory for `RunnableWithMessageHistory`. No I/O.
@@ -71,6 +77,40 @@ class LangChain(Operations):
         from .runnable import RunnableWithHistory
 
         return RunnableWithHistory(runnable, self if window is None else self.with_window(window), **options)
+
+    def run_turn(
+        self, bot: RunnableWithHistory, input: Any, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> uuid.UUID:
+        """Begin a turn, and let it run on in the background: whoever asked may leave, and come back.
+
+        `follow` gives its answer while it is written, `stop_turn` ends it; both from anywhere. It is recorded as every
+        turn is. `close` stops it; where the process is killed, what was written is stored by the next reader.
+
+        Args:
+            bot: What `with_history` of this store has made.
+            input: The question, as `bot.stream` takes it.
+            config: The config that names the session.
+            kwargs: What else `bot.stream` is called with.
+
+        Returns:
+            The turn's id. The turn is begun then, and can be followed.
+
+        Raises:
+            InvalidInput: The bot is none of this store, or the input has no question.
+            HistoryError: The turn could not be begun.
+        """
+        from .background import ThreadRun
+
+        return ThreadRun(self, bot, input, config, kwargs, deadline=self.driver.deadline, runs=self._runs).start()
+
+    async def arun_turn(
+        self, bot: RunnableWithHistory, input: Any, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> uuid.UUID:
+        """Async version of `run_turn`."""
+        from .background import TaskRun
+
+        require_asyncio()
+        return await TaskRun(self, bot, input, config, kwargs, deadline=self.driver.deadline, runs=self._runs).start()
 
     def title_with(self, runnable: Runnable[Any, Any], session_id: str, **options: Unpack[TitleOptions]) -> Session:
         """Let a model write the title of a conversation that has none, and return the session.

@@ -7,7 +7,7 @@ beside those that the application asks for, and not passed on unless it did.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,12 +114,14 @@ class GraphState:
         values: The latest state of the outermost graph; None before it has streamed one.
         is_interrupted: Whether it stopped to be resumed.
         interrupts: What it asks a person, where it stopped for one.
+        on_text: Called with what its models say, as it comes.
     """
 
     key: str = "messages"
     values: Any = None
     is_interrupted: bool = False
     interrupts: list[Any] = field(default_factory=list)
+    on_text: Callable[[str], None] | None = None
     _partial: dict[str | None, list[AIMessage]] = field(default_factory=dict)
 
     def observe(self, event: Event, *, shown: bool = True) -> None:
@@ -129,6 +131,8 @@ class GraphState:
             message, metadata = payload
             if shown and isinstance(message, AIMessage) and not metadata.get("lc_source"):  # a summary, say
                 self._partial.setdefault(message.id, []).append(message)
+                if self.on_text is not None:
+                    self.on_text(str(message.text))
         elif event.namespace:
             return
         elif event.mode == "values":

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.runnables.utils import AddableDict
 
 from ..core.observed import ModelRun, with_usage
 from ..errors import InvalidMessage
@@ -64,6 +65,7 @@ class Output:
         question: The question that it was shown.
         shown_at: Where in its input it was shown both together.
         input_fields: The keys of its input.
+        on_text: Called with the answer's text as it comes, where it is known to be that.
     """
 
     keys: Keys
@@ -73,6 +75,7 @@ class Output:
     question: list[BaseMessage] = field(default_factory=list)
     shown_at: str | None = None
     input_fields: set[str] = field(default_factory=set)
+    on_text: Callable[[str], None] | None = None
     _chunks: list[Any] = field(default_factory=list)
 
     def add(self, chunk: Any) -> None:
@@ -80,6 +83,16 @@ class Output:
         if isinstance(chunk, dict) and INTERRUPT in chunk:
             self.state.is_interrupted = True
         self._chunks.append(chunk)
+        if self.on_text is not None:
+            self.on_text(self._text_of(chunk))
+
+    def _text_of(self, chunk: Any) -> str:
+        """The text that a chunk adds to the answer; '' where the whole decides what that is."""
+        if isinstance(chunk, AddableDict) and self.keys.output is not None:
+            chunk = chunk.get(self.keys.output)
+        if self.keys.answer is not None or not isinstance(chunk, (str, AIMessage)):
+            return ""
+        return chunk if isinstance(chunk, str) else str(chunk.text)
 
     def whole(self) -> Any:
         """The output as it can be handed on with an error: whole, or, where its chunks do not go together, a list."""

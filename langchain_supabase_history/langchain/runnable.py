@@ -8,6 +8,7 @@ a turn that fails, is cut short, or is killed with its process is recorded, with
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -26,7 +27,7 @@ from .graphs import Modes, as_invoked, bound_arguments, graph_of, has_checkpoint
 from .output import Keys
 from .page import HandingOver
 from .shapes import as_messages
-from .turn import OpenTurn
+from .turn import OpenTurn, Watcher
 
 
 class RunnableWithHistory(Runnable[Any, Any]):
@@ -85,6 +86,7 @@ class RunnableWithHistory(Runnable[Any, Any]):
             input_messages_key, output_messages_key, history_messages_key, session_key, document_content, answer
         )
         self.name: str | None = "RunnableWithHistory"
+        self._watcher: Watcher | None = None
 
     @property
     def config_specs(self) -> list[ConfigurableFieldSpec]:
@@ -177,7 +179,35 @@ class RunnableWithHistory(Runnable[Any, Any]):
             raise
 
     def _turn(self, config: RunnableConfig | None) -> OpenTurn:
-        return OpenTurn(self.keys, self.store, graph_of(self.bound), config)
+        return OpenTurn(self.keys, self.store, graph_of(self.bound), config, self._watcher)
+
+    # --- for turns in the background
+
+    def watched_by(self, watcher: Watcher) -> RunnableWithHistory:
+        """The same, for one turn whose answer somebody takes in while it is written. `run_turn` calls it.
+
+        Args:
+            watcher: Who takes it in.
+
+        Returns:
+            A copy, to be streamed once.
+        """
+        bot = copy.copy(self)
+        bot._watcher = watcher
+        return bot
+
+    def streaming_text(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of `stream` with which a graph gives text as it comes, if it is not told otherwise.
+
+        Args:
+            kwargs: The arguments that were given.
+
+        Returns:
+            These, for a graph with a `stream_mode`.
+        """
+        if graph_of(self.bound) is None or "stream_mode" in {**bound_arguments(self.bound), **kwargs}:
+            return kwargs
+        return {**kwargs, "stream_mode": "messages"}
 
     # --- stream. The outer generator is where a consumer that stops early, or a cancelled task, is noticed.
 

@@ -6,17 +6,17 @@ import enum
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import RunnableConfig, ensure_config
 from langchain_core.runnables.config import DEFAULT_RECURSION_LIMIT, patch_config, var_child_runnable_config
 
 from ..core.arguments import message_ids
 from ..core.call import Call, Plan
 from ..core.repair import shown_with
-from ..errors import Conflict, HistoryError, InvalidSession, NotSaved
+from ..errors import Conflict, HistoryError, InvalidInput, InvalidSession, NotSaved
 from ..operations.base import Operations
 from ..operations.messages import append_call, begin_call, list_messages
 from ..operations.turns import list_turns
@@ -28,7 +28,7 @@ from .output import Keys, Output, at_key, key_of
 from .page import Page, current_page
 from .progress import Progress
 from .shapes import as_messages, with_ids
-from .writing import aexecute_to_its_end, execute_to_its_end
+from .writing import astore_to_its_end, store_to_its_end
 
 _OPEN: Final = "__chat_history_turns"  # in `configurable`: the turns that a run is inside of
 _ADDRESS: Final = {"thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map"}  # a graph's own thread
@@ -45,6 +45,18 @@ class Phase(enum.Enum):
     RECORDED = enum.auto()  # its end is on its way to the database: nothing else is to be written
 
 
+class Watcher(Protocol):
+    """Whoever takes an answer in while it is being written."""
+
+    answer_id: uuid.UUID  # of the row that the answer's first message becomes
+
+    def enter(self, turn: OpenTurn) -> Plan[None]:
+        """The turn is begun."""
+
+    def add(self, text: str) -> None:
+        """More of the answer's text."""
+
+
 class OpenTurn:
     """A turn from its question to its record.
 
@@ -53,28 +65,39 @@ class OpenTurn:
         store: Where the conversation is.
         graph: The LangGraph graph that answers, if it is one.
         config: The config that it is called with.
+        watcher: Takes the answer in while it is written. The turn is nobody's part then: no run and no page around it.
     """
 
     def __init__(
-        self, keys: Keys, store: Operations, graph: Any | None = None, config: RunnableConfig | None = None
+        self,
+        keys: Keys,
+        store: Operations,
+        graph: Any | None = None,
+        config: RunnableConfig | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
         self.keys = keys
         self.store: Operations = store
         self.graph = graph
         self.phase: Phase = Phase.NEW
         self.output: Output = Output(keys, is_graph=graph is not None)
-        self.page: Page | None = current_page()
+        self.page: Page | None = current_page() if watcher is None else None
         self.session_id: str = ""
         self.progress: Progress = Progress(audit=TurnAudit(content=keys.document_content))
         self.question: list[BaseMessage] = []
         self.messages: list[BaseMessage] = []  # what will be stored of it
         self._ambient = dict((var_child_runnable_config.get() or {}).get("configurable") or {})
         self._around = tuple(_turns_around(config) + list(self._ambient.get(_OPEN) or ()))
+        self._watcher = watcher
+        if watcher is not None:
+            self._ambient, self._around = {}, ()
+            self.output.on_text = self.output.state.on_text = watcher.add
         self._config: RunnableConfig = config or {}
         self._waiting: list[BaseMessage] = []  # the question as it waits on the turn's row
         self._question_ids = message_ids(0)
         self._resumed: Turn | None = None
         self._stored: list[StoredMessage] = []  # of a turn that is resumed
+        self._ended: Turn | None = None  # as it is recorded
         self._epoch: int | None = None
         self._is_begun = False  # whether the question has surely arrived
 
@@ -115,6 +138,8 @@ class OpenTurn:
         Args:
             kept: The messages that a graph's checkpointer has kept of it.
         """
+        if self._watcher is not None and not self.question:
+            raise InvalidInput("run_turn begins a turn with a question; what goes on with one is streamed.")
         self.phase = Phase.ASKED
         if self.question:
             if self.graph is not None:
@@ -128,6 +153,8 @@ class OpenTurn:
             self._epoch = loaded.epoch
             self._is_begun = True
             self.phase = Phase.RUNNING
+            if self._watcher is not None:
+                yield from self._watcher.enter(self)
             return loaded
         yield from self._look_up()
         self.phase = Phase.RUNNING
@@ -210,19 +237,35 @@ class OpenTurn:
         Raises:
             NotSaved: It could not be.
         """
+        if self.phase is Phase.RECORDED:  # cut by its watcher
+            return
         call = self._completed()
         try:
-            execute_to_its_end(self.store, call, self._report)
+            store_to_its_end(self.store, call, self._report, self._in_place_of_the_part)
         except Exception as error:
             raise self._not_saved(error) from error
 
     async def asave(self) -> None:
         """Async version of `save`."""
+        if self.phase is Phase.RECORDED:
+            return
         call = self._completed()
         try:
-            await aexecute_to_its_end(self.store, call, self._report)
+            await astore_to_its_end(self.store, call, self._report, self._in_place_of_the_part)
         except Exception as error:
             raise self._not_saved(error) from error
+
+    def drop(self) -> None:
+        """Nothing of the turn is to be stored."""
+        self.phase = Phase.RECORDED
+
+    def _in_place_of_the_part(self) -> Call[Any] | None:
+        """The call for an answer of which a part was stored, by a reader who took the watcher for gone."""
+        answer = self.messages[len(self.question) :]
+        if self._watcher is None or len(answer) != 1 or not isinstance(answer[0], AIMessage):
+            return None
+        edited = [(self._watcher.answer_id, answer[0])]
+        return append_call(self.store.scope, self.session_id, [], turn=self._ended, asked=True, edited=edited)
 
     def _completed(self) -> Call[Any]:
         """The append that ends the turn well. Where the answer cannot be stored, the turn is left to be recorded."""
@@ -253,6 +296,7 @@ class OpenTurn:
         if (state := self.output.messages_of_state()) is not None and self._resumed is None:
             question, answer = in_the_end(question, answer, state)
             self.messages = [*question, *answer]
+        self._ended = self._record(status, error)
         edited = None
         if question != self._waiting:
             ids = [*self._question_ids, *message_ids(max(0, len(question) - len(self._question_ids)))]
@@ -261,12 +305,18 @@ class OpenTurn:
             self.store.scope,
             self.session_id,
             answer,
-            turn=self._record(status, error),
+            ids=self._answer_ids(len(answer)),
+            turn=self._ended,
             known_epoch=self._epoch,
             asked=bool(self._waiting),
             question=edited,
             edited=self._edited(),
         )
+
+    def _answer_ids(self, count: int) -> list[uuid.UUID] | None:
+        if self._watcher is None or count == 0:
+            return None
+        return [self._watcher.answer_id, *message_ids(count - 1)]
 
     def _edited(self) -> list[tuple[uuid.UUID, BaseMessage]]:
         """What was stored before the turn was resumed, and is edited since."""
@@ -293,7 +343,8 @@ class OpenTurn:
         """Write down that the turn failed or was cut short."""
         if self._take_failure(error):
             try:
-                execute_to_its_end(self.store, self._append(*_ending(error)), self._report)
+                call = self._append(*_ending(error))
+                store_to_its_end(self.store, call, self._report, self._in_place_of_the_part)
             except Exception as unsaved:  # whatever it is, the turn's own error is the one to raise
                 self._report(error, unsaved)
 
@@ -301,7 +352,8 @@ class OpenTurn:
         """Async version of `fail`."""
         if self._take_failure(error):
             try:
-                await aexecute_to_its_end(self.store, self._append(*_ending(error)), self._report)
+                call = self._append(*_ending(error))
+                await astore_to_its_end(self.store, call, self._report, self._in_place_of_the_part)
             except Exception as unsaved:
                 self._report(error, unsaved)
 
@@ -317,8 +369,8 @@ class OpenTurn:
 
     def _report(self, error: BaseException, unsaved: Exception) -> None:
         """Report a turn that could not be stored, where another error goes to the caller."""
-        if not self._is_begun and isinstance(unsaved, Conflict):
-            return
+        if isinstance(unsaved, Conflict) and (self._watcher is not None or not self._is_begun):
+            return  # it was cleared, or what its watcher had written of it was stored
         error.add_note(f"The turn could not be recorded: {unsaved}")
         reason = unsaved if isinstance(unsaved, HistoryError) else HistoryError(f"{type(unsaved).__name__}: {unsaved}")
         self.store.scope.report(reason, self.messages)

@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 
 from ..core.call import Call
+from ..errors import Conflict
 from ..operations.base import Operations
 
 Report = Callable[[BaseException, Exception], None]
@@ -52,6 +53,30 @@ async def aexecute_to_its_end(store: Operations, call: Call[Any], report: Report
     if not task.cancelled() and isinstance(unsaved := task.exception(), Exception):
         report(cancelled, unsaved)
     raise cancelled
+
+
+def store_to_its_end(
+    store: Operations, call: Call[Any], report: Report, otherwise: Callable[[], Call[Any] | None]
+) -> None:
+    """Execute the call that ends a turn, or, where it is in conflict with what is stored, the other one, if any."""
+    try:
+        execute_to_its_end(store, call, report)
+    except Conflict:
+        if (other := otherwise()) is None:
+            raise
+        execute_to_its_end(store, other, report)
+
+
+async def astore_to_its_end(
+    store: Operations, call: Call[Any], report: Report, otherwise: Callable[[], Call[Any] | None]
+) -> None:
+    """Async version of `store_to_its_end`."""
+    try:
+        await aexecute_to_its_end(store, call, report)
+    except Conflict:
+        if (other := otherwise()) is None:
+            raise
+        await aexecute_to_its_end(store, other, report)
 
 
 def _again(call: Call[Any]) -> Call[Any]:

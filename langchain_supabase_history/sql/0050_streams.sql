@@ -56,14 +56,14 @@ create policy owner on chat_history_deltas
       where s.session_key = chat_history_deltas.session_key and s.user_id = chat_history_deltas.user_id));
 
 -- The text of an answer's message as it was streamed: its text parts without anything between them.
-create function chat_history_said(json) returns text
-language sql immutable set search_path from current as $$
-  select case when json_typeof($1 -> 'content') = 'array' then coalesce((
+create function chat_history_said(chat_history_messages) returns text
+language sql stable set search_path from current as $$
+  select case when json_typeof($1.data -> 'content') = 'array' then coalesce((
       select string_agg(chat_history_text(json_build_object('content', case json_typeof(e.part)
           when 'string' then e.part when 'object' then e.part -> 'text' end)), '' order by e.n)
-        from json_array_elements($1 -> 'content') with ordinality e (part, n)
+        from json_array_elements($1.data -> 'content') with ordinality e (part, n)
         where json_typeof(e.part) = 'string' or json_typeof(e.part) = 'object' and e.part ->> 'type' = 'text'), '')
-    else chat_history_text($1) end
+    else chat_history_text($1.data) end
 $$;
 
 -- Store what is there of a locked session's answers whose writer is gone, each as its turn's interrupted answer, and
@@ -210,7 +210,7 @@ begin
     return null;
   end if;
   if turn.question is null then
-    select string_agg(chat_history_said(m.data), '' order by m.position) into said from chat_history_messages m
+    select string_agg(chat_history_said(m), '' order by m.position) into said from chat_history_messages m
       where m.session_key = of_session and m.position >= turn.first_position and m.turn_id = turn.id and m.type = 'ai';
   else
     select min(d.position), string_agg(d.text, '' order by d.position) into begins, said from chat_history_deltas d

@@ -1018,7 +1018,7 @@ begin
     return null;
   end if;
   if turn.question is null then
-    select string_agg(chat_history_said(m.data), '' order by m.position) into said from chat_history_messages m
+    select string_agg(chat_history_said(m), '' order by m.position) into said from chat_history_messages m
       where m.session_key = of_session and m.position >= turn.first_position and m.turn_id = turn.id and m.type = 'ai';
   else
     select min(d.position), string_agg(d.text, '' order by d.position) into begins, said from chat_history_deltas d
@@ -2707,16 +2707,36 @@ begin
 end
 $$;
 
-CREATE FUNCTION public.chat_history_said(json) RETURNS text
-    LANGUAGE sql IMMUTABLE
+CREATE TABLE public.chat_history_messages (
+    session_key uuid NOT NULL,
+    user_id text NOT NULL,
+    "position" bigint NOT NULL,
+    id uuid NOT NULL,
+    turn_id uuid NOT NULL,
+    type text NOT NULL,
+    data json NOT NULL,
+    tokens integer NOT NULL,
+    in_context boolean DEFAULT true NOT NULL,
+    context_position bigint GENERATED ALWAYS AS (
+CASE
+    WHEN in_context THEN "position"
+    ELSE NULL::bigint
+END) STORED,
+    begins_turn boolean DEFAULT false NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT tokens CHECK ((tokens >= 0))
+);
+
+CREATE FUNCTION public.chat_history_said(public.chat_history_messages) RETURNS text
+    LANGUAGE sql STABLE
     SET search_path TO 'public', 'pg_temp'
     AS $_$
-  select case when json_typeof($1 -> 'content') = 'array' then coalesce((
+  select case when json_typeof($1.data -> 'content') = 'array' then coalesce((
       select string_agg(chat_history_text(json_build_object('content', case json_typeof(e.part)
           when 'string' then e.part when 'object' then e.part -> 'text' end)), '' order by e.n)
-        from json_array_elements($1 -> 'content') with ordinality e (part, n)
+        from json_array_elements($1.data -> 'content') with ordinality e (part, n)
         where json_typeof(e.part) = 'string' or json_typeof(e.part) = 'object' and e.part ->> 'type' = 'text'), '')
-    else chat_history_text($1) end
+    else chat_history_text($1.data) end
 $_$;
 
 CREATE FUNCTION public.chat_history_same_data(json, json) RETURNS boolean
@@ -3861,26 +3881,6 @@ CREATE VIEW public.chat_history_feedback_summary WITH (security_invoker='true') 
     count(*) FILTER (WHERE unsent) AS unsent
    FROM public.chat_history_feedback f
   GROUP BY (((created_at AT TIME ZONE 'UTC'::text))::date), NULLIF(user_id, ''::text), key;
-
-CREATE TABLE public.chat_history_messages (
-    session_key uuid NOT NULL,
-    user_id text NOT NULL,
-    "position" bigint NOT NULL,
-    id uuid NOT NULL,
-    turn_id uuid NOT NULL,
-    type text NOT NULL,
-    data json NOT NULL,
-    tokens integer NOT NULL,
-    in_context boolean DEFAULT true NOT NULL,
-    context_position bigint GENERATED ALWAYS AS (
-CASE
-    WHEN in_context THEN "position"
-    ELSE NULL::bigint
-END) STORED,
-    begins_turn boolean DEFAULT false NOT NULL,
-    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    CONSTRAINT tokens CHECK ((tokens >= 0))
-);
 
 CREATE VIEW public.chat_history_message_list WITH (security_invoker='true') AS
  SELECT s.session_id,

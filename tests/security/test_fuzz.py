@@ -301,6 +301,7 @@ BAD_BY_NAME: dict[str, list[Any]] = {
     "share_with": ["", "x", "@", "a@b\n", ["x"], [7], [None], 7, None, {"a@b.c": 1}, object(), Hostile()],
     "progress": [7, "x", [], {}],
     "turn_id": ["", "x", "\x00", 7, b"x", [], {}, object(), Hostile()],
+    "bot": [None, 7, "x", [], object(), Hostile()],
     "interval": [0, -1, 1e9, math.nan, math.inf, "1", [], object(), Hostile()],
     "score": ["1", math.nan, math.inf, -math.inf, [], object(), Hostile(), b"1"],
 }
