@@ -6,19 +6,30 @@ import asyncio
 import contextlib
 import inspect
 import os
+import random
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import psycopg_pool.base
 import pytest
 
 from langchain_supabase_history import HistoryStore, migrate
-from tests import servers
+from tests import leaks, servers
 
 # With this switch a missing part fails; without it, its tests skip and say how to install it.
 REQUIRE_ALL = os.environ.get("REQUIRE_ALL_PARTS") == "1"
+
+
+# A pool's workers draw random numbers for the lifetime of each new connection, in the background of whatever test runs;
+# Hypothesis does not allow that the global generator moves while it draws. So they have a generator of their own.
+psycopg_pool.base.random = random.Random().random  # type: ignore[assignment]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(leaks)  # for fixtures of the whole run too, which no conftest's hooks are asked about
 
 
 def missing(part: str, install: str) -> NoReturn:
@@ -143,15 +154,23 @@ class Api:
 DRIVERS = ["psycopg", "psycopg-async", "data-api", "data-api-async"]
 
 
+def _start(store: HistoryStore) -> None:
+    """Let a store start what it starts at its first use: its pools, and the loop of the async one."""
+    store.load("started")
+    asyncio.run(store.aload("started"))
+
+
 @pytest.fixture(scope="session")
 def postgres_store(shared_database: str) -> Iterator[HistoryStore]:
     with HistoryStore.from_postgres(shared_database, jwt_secret=servers.JWT_SECRET) as store:
+        _start(store)
         yield store
 
 
 @pytest.fixture(scope="session")
 def data_api_store(data_api: servers.Lite) -> Iterator[HistoryStore]:
     with HistoryStore.from_supabase(data_api.url, servers.SECRET_KEY) as store:
+        _start(store)
         yield store
 
 
@@ -166,6 +185,7 @@ def store(request: pytest.FixtureRequest) -> HistoryStore:
 @pytest.fixture(scope="session")
 def pgbouncer_store(shared_database: str, bouncer: Callable[[str], str]) -> Iterator[HistoryStore]:
     with HistoryStore.from_postgres(bouncer(shared_database), jwt_secret=servers.JWT_SECRET) as store:
+        _start(store)
         yield store
 
 

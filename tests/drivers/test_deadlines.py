@@ -63,8 +63,11 @@ def dripping(body: bytes, pause: float) -> Iterator[str]:
                 time.sleep(pause)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        thread = threading.Thread(target=serve, args=(listener,), daemon=True)
+        thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)  # closing alone does not wake the thread that waits in accept
+    thread.join()
 
 
 @pytest.mark.parametrize("is_async", [False, True])

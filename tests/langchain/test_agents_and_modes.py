@@ -178,7 +178,7 @@ def test_the_same_over_the_data_api(data_api_store: HistoryStore, session: str, 
     assert said(data_api_store.load(session)) == in_memory(kind)
 
 
-@pytest.mark.parametrize("way", FEW_RUNS)
+@pytest.mark.parametrize("way", [pytest.param(way, marks=() if way in FEW_RUNS else pytest.mark.soak) for way in RUNS])
 @pytest.mark.parametrize("name", [name for name, kind in AGENTS.items() if kind.calls_tools])
 @pytest.mark.parametrize("broken", ["tool", "model"])
 def test_a_turn_that_fails_between_two_that_do_not(
@@ -230,6 +230,39 @@ def test_a_person_decides_in_each_turn(postgres_store: HistoryStore, session: st
     assert_accepted(loaded)
 
 
+ASKING: dict[str, tuple[Any, ...]] = {
+    "redacting": (PIIMiddleware("email", apply_to_output=True, apply_to_tool_results=True),),
+    "summarizing": (
+        SummarizationMiddleware(model(*["Summed up."] * 99), trigger=("messages", 9), keep=("messages", 5)),
+    ),
+    "pruning": (forget_old,),
+    "withholding": (censor,),
+    "limited": (ToolCallLimitMiddleware(run_limit=5), ModelCallLimitMiddleware(run_limit=5)),
+}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("way", RUNS)
+@pytest.mark.parametrize("name", ASKING)
+def test_a_person_decides_with_other_middleware(
+    postgres_store: HistoryStore, session: str, name: str, way: str
+) -> None:
+    asking = HumanInTheLoopMiddleware(interrupt_on={"look": True})
+    scripted, saver = model(*answers()), InMemorySaver()
+    agent = create_agent(scripted, [look], middleware=[*ASKING[name], asking], checkpointer=saver)
+    config = config_of(session, thread_id=session)
+    for n in range(TURNS):
+        RUNS[way](postgres_store.with_history(agent), asked(n), config)
+        assert statuses(postgres_store, session) == [*["completed"] * n, "interrupted"]
+        RUNS[way](postgres_store.with_history(agent), Command(resume={"decisions": [{"type": "approve"}]}), config)
+        assert statuses(postgres_store, session) == ["completed"] * (n + 1)
+    loaded = postgres_store.load(session)
+    assert sum(m.type == "human" for m in loaded) == TURNS
+    if name in ("redacting", "withholding", "limited"):
+        assert said(loaded) == said(agent.get_state(config).values["messages"])
+    assert_accepted(loaded)
+
+
 def cut_after(bot: Any, config: Any, chunks: int, kwargs: dict[str, Any], *, is_async: bool) -> list[Any] | None:
     """What was shown of a stream that its consumer leaves after so many chunks; None where it had no more of them."""
 
@@ -270,9 +303,21 @@ def cut_everywhere(store: HistoryStore, session: str, name: str, mode: str, *, i
             assert statuses(store, cut)[1:] == ["completed"]
             break
         assert statuses(store, cut)[1:] == ["interrupted"] or chunks > 1
+        if name in ("plain", "limited"):  # whose messages are stored as the model says them
+            whole = in_memory(kind)[: len(loaded) - 2]
+            assert all(
+                a == b and y.startswith(x.strip()) for (a, x), (b, y) in zip(said(loaded)[3:], whole[1:], strict=True)
+            )
         if mode == "messages" and name in ("plain", "limited"):
             text = "".join(message.text for message in loaded[3:] if isinstance(message, AIMessage))
             assert text.startswith(tokens_of(shown))
+        # The next turn, on a thread of its own: a graph that keeps its state would go on with what was cut.
+        bot = store.with_history(kind.make(model(*kind.answers()[-len(kind.answers()) // TURNS :])))
+        bot.invoke(asked(2), config_of(cut, thread_id=f"{cut}-next"))
+        assert statuses(store, cut)[1:] in (["interrupted", "completed"], ["completed", "completed"])
+        assert_accepted(store.load(cut))
+        if kind.like_memory:
+            assert said(store.load(cut))[-1] == in_memory(kind)[-1]
 
 
 @pytest.mark.parametrize("is_async", [False, True])

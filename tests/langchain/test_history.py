@@ -387,6 +387,7 @@ def test_a_failed_save_is_told_and_the_output_still_returned(
     history._store = store
     history.add_messages(QA)
     assert history.last_error is None
+    dead.close()
 
 
 def test_a_save_that_is_cancelled_is_told(database: str) -> None:

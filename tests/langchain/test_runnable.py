@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -278,10 +279,10 @@ def test_a_failed_turn_is_recorded_with_its_question(store: HistoryStore, sessio
     assert turn.error == "ValueError: model is out of order"
 
 
-def failing(store: HistoryStore, session: str, answer: Any) -> tuple[Runnable[Any, Any], list[tuple[Any, list[str]]]]:
+@contextlib.contextmanager
+def failing(store: HistoryStore, answer: Any) -> Iterator[tuple[Runnable[Any, Any], list[tuple[Any, list[str]]]]]:
     """A chain whose store is out of reach once the model has been asked; and what `on_error` is told."""
     told: list[tuple[Any, list[str]]] = []
-    dead = unreachable()
     view = store.within(on_error=lambda error, messages: told.append((error, texts(messages))))
 
     def model(messages: list[BaseMessage]) -> Iterator[Any]:
@@ -291,13 +292,16 @@ def failing(store: HistoryStore, session: str, answer: Any) -> tuple[Runnable[An
             raise answer
         yield answer
 
-    return view.with_history(streaming(model)), told
+    with unreachable() as dead:
+        yield view.with_history(streaming(model)), told
 
 
 @modes
 def test_a_save_that_fails_raises_with_the_output(store: HistoryStore, session: str, mode: str) -> None:
-    chain, told = failing(store, session, "answer")
-    with pytest.raises(NotSaved, match=r"could not be reached.*\.output") as caught:
+    with (
+        failing(store, "answer") as (chain, told),
+        pytest.raises(NotSaved, match=r"could not be reached.*\.output") as caught,
+    ):
         run(chain, mode, "q", config_of(session))
     assert caught.value.output == "half answer"
     assert texts(caught.value.messages) == ["q", "half answer"]
@@ -309,8 +313,10 @@ def test_a_save_that_fails_raises_with_the_output(store: HistoryStore, session: 
 
 @modes
 def test_the_models_error_wins_over_the_saves(store: HistoryStore, session: str, mode: str) -> None:
-    chain, told = failing(store, session, ValueError("model is out of order"))
-    with pytest.raises(ValueError, match="out of order") as caught:
+    with (
+        failing(store, ValueError("model is out of order")) as (chain, told),
+        pytest.raises(ValueError, match="out of order") as caught,
+    ):
         run(chain, mode, "q", config_of(session))
     assert any("could not be recorded" in note for note in caught.value.__notes__)
     ((error, messages),) = told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -189,28 +190,18 @@ def _is_one_step(messages: list[BaseMessage]) -> bool:
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(turns=conversations(), asked=st.lists(windows, min_size=3, max_size=8))
-def test_a_window_is_its_definition(shared_database: str, turns: list[Any], asked: list[Window]) -> None:
-    with_count = _counting_store(shared_database)
+def test_a_window_is_its_definition(counting: HistoryStore, turns: list[Any], asked: list[Window]) -> None:
     session = f"s-{uuid.uuid4()}"
-    rows = store_conversation(with_count, session, turns)
+    rows = store_conversation(counting, session, turns)
     for window in asked:
-        check_window(window, rows, with_count.load(session, window))
+        check_window(window, rows, counting.load(session, window))
 
 
-_stores: dict[str, HistoryStore] = {}
-
-
-def _counting_store(conninfo: str) -> HistoryStore:
-    if conninfo not in _stores:
-        _stores[conninfo] = HistoryStore.from_postgres(conninfo, count_tokens=by_text)
-    return _stores[conninfo]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _close_stores() -> Any:
-    yield
-    while _stores:
-        _stores.popitem()[1].close()
+@pytest.fixture(scope="module")
+def counting(shared_database: str) -> Iterator[HistoryStore]:
+    with HistoryStore.from_postgres(shared_database, count_tokens=by_text) as store:
+        store.load("started")
+        yield store
 
 
 # --- by example, on every driver and through every door
@@ -349,11 +340,13 @@ def test_a_process_can_keep_what_it_has_read(database: str) -> None:
         assert header[0] == {"epoch": 1, "revision": 1, "last_position": 6}
 
 
-def test_a_fallback_and_the_system_message_stay_within_the_budget_together(shared_database: str, session: str) -> None:
+def test_a_question_and_the_system_message_stay_within_the_budget_together(
+    counting: HistoryStore, session: str
+) -> None:
     call = {"name": "f", "args": {}, "id": "c", "type": "tool_call"}
     unanswered = AIMessage("", tool_calls=[call])
     turns = [("completed", [SystemMessage("s#20"), HumanMessage("h#20"), unanswered])]
-    store = _counting_store(shared_database)
+    store = counting
     rows = store_conversation(store, session, turns)
     for tokens, wanted in ((30, ["h#20"]), (40, ["s#20", "h#20"]), (41, ["s#20", "h#20"]), (20, ["h#20"]), (19, [])):
         got = store.load(session, Window(tokens=tokens))
