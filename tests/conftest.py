@@ -25,7 +25,7 @@ REQUIRE_ALL = os.environ.get("REQUIRE_ALL_PARTS") == "1"
 
 # A pool's workers draw random numbers for the lifetime of each new connection, in the background of whatever test runs;
 # Hypothesis does not allow that the global generator moves while it draws. So they have a generator of their own.
-psycopg_pool.base.random = random.Random().random  # type: ignore[assignment]
+vars(psycopg_pool.base)["random"] = random.Random().random
 
 
 def pytest_configure(config: pytest.Config) -> None:

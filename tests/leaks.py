@@ -39,7 +39,7 @@ Found = dict[Hashable, str]
 
 def _unfinished_tasks() -> list[asyncio.Task[Any]]:
     # asyncio.all_tasks() is of one loop, and the loops of threads have no register; this is that of all tasks.
-    tasks = getattr(asyncio.tasks, "_scheduled_tasks", None) or getattr(asyncio.tasks, "_all_tasks", ())
+    tasks: Any = getattr(asyncio.tasks, "_scheduled_tasks", None) or getattr(asyncio.tasks, "_all_tasks", ())
     return [task for task in list(tasks) if not task.done() and not task.get_loop().is_closed()]
 
 
