@@ -230,7 +230,7 @@ CONVERSATION = st.lists(
 )
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(CONVERSATION)
 def test_every_call_has_its_answer_and_every_answer_its_call(shape: list[Any]) -> None:
     given_messages: list[BaseMessage] = []

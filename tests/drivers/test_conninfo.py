@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 import psycopg
 import pytest
-from hypothesis import given as drawn, strategies as st
+from hypothesis import given as drawn, settings, strategies as st
 from psycopg.conninfo import conninfo_to_dict
 
 from langchain_supabase_history import HistoryStore, NotConfigured
@@ -111,6 +111,7 @@ def test_what_is_kept_is_kept_as_it_was() -> None:
     )
 
 
+@settings(deadline=None)
 @drawn(st.text(string.printable, min_size=1, max_size=20), st.sampled_from(["", "?pgbouncer=true&ssl=require"]))
 def test_a_password_is_never_changed(password: str, query: str) -> None:
     text = f"postgresql://u:{quote(password, safe='')}@h:5432/db{query}"
