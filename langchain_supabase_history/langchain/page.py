@@ -94,8 +94,8 @@ class HandingOver:
     __slots__ = ("note", "page")
 
     def __init__(self, page: Page | None, note: Callable[[], None]) -> None:
-        self.page = page
-        self.note = note
+        self.page: Page | None = page
+        self.note: Callable[[], None] = note
 
     def __enter__(self) -> None:
         if self.page is None:
