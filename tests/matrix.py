@@ -433,6 +433,8 @@ def _value(function: str, name: str, kind: str, victim: Victim, user_id: str | N
         return row
     if kind.endswith("chat_history_turns"):
         return {**row, "id": victim.turn_id, "status": "failed", "first_position": 1}
+    if kind.endswith("chat_history_messages"):
+        return {"session_key": victim.key, "user_id": row["user_id"], "position": 1, "type": "ai", "data": "text"}
     if kind.endswith("chat_history_feedback"):
         return {**row, "id": str(uuid.uuid4()), "turn_id": victim.turn_id, "key": "helpful"}
     if kind.endswith("chat_history_alternatives"):

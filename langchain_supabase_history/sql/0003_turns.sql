@@ -86,10 +86,10 @@ language sql immutable parallel safe set search_path from current as $$
 $$;
 
 -- The seconds to the first token, as a turn's metadata says; null where it does not say a number that can be right.
-create function chat_history_first_token(json) returns double precision
+create function chat_history_first_token(chat_history_turns) returns double precision
 language plpgsql immutable set search_path from current as $$
 begin
-  return substring($1 ->> 'first_token_seconds' from '^\d{1,9}(?:\.\d+)?(?:[eE]-\d{1,2})?$')::double precision;
+  return substring($1.metadata ->> 'first_token_seconds' from '^\d{1,9}(?:\.\d+)?(?:[eE]-\d{1,2})?$')::double precision;
 end
 $$;
 
@@ -123,7 +123,7 @@ begin
     values (session.session_key, session.user_id, given.id, session.last_turn + 1, coalesce(given.status, 'completed'),
       begins_at, asks, given.trace_id, given.run_id, given.project, given.started_at, given.ended_at, given.model,
       given.input_tokens, given.output_tokens, given.total_tokens, given.token_details, given.documents, given.error,
-      given.metadata, case when given.metadata is not null then chat_history_first_token(given.metadata) end,
+      given.metadata, case when given.metadata is not null then chat_history_first_token(given) end,
       given.total_cost)
     on conflict (session_key, id) do update set
       status = chat_history_later_status(t.status, excluded.status),

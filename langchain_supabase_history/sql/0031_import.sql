@@ -16,7 +16,7 @@ language sql set search_path from current as $$
              else $1.last_turn + row_number() over (order by n.ordinal) end,
         coalesce(n.status, 'completed'), n.question, n.trace_id, n.run_id, n.project, n.started_at, n.ended_at, n.model,
         n.input_tokens, n.output_tokens, n.total_tokens, n.token_details, n.total_cost, n.documents, n.error,
-        n.metadata, chat_history_first_token(n.metadata), n.alternative_id, coalesce(n.branched, false), coalesce(n.copied, false),
+        n.metadata, chat_history_first_token(n), n.alternative_id, coalesce(n.branched, false), coalesce(n.copied, false),
         coalesce(n.created_at, clock_timestamp())
       from json_populate_recordset(null::chat_history_turns, $2) n
       where not exists (select from chat_history_turns t where t.session_key = $1.session_key and t.id = n.id)

@@ -965,12 +965,12 @@ CREATE FUNCTION public.chat_history_first_question(public.chat_history_sessions)
     where m.type = 'human' order by m.position limit 1
 $_$;
 
-CREATE FUNCTION public.chat_history_first_token(json) RETURNS double precision
+CREATE FUNCTION public.chat_history_first_token(public.chat_history_turns) RETURNS double precision
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'public', 'pg_temp'
     AS $_$
 begin
-  return substring($1 ->> 'first_token_seconds' from '^\d{1,9}(?:\.\d+)?(?:[eE]-\d{1,2})?$')::double precision;
+  return substring($1.metadata ->> 'first_token_seconds' from '^\d{1,9}(?:\.\d+)?(?:[eE]-\d{1,2})?$')::double precision;
 end
 $_$;
 
@@ -1573,7 +1573,7 @@ CREATE FUNCTION public.chat_history_import_turns(public.chat_history_sessions, j
              else $1.last_turn + row_number() over (order by n.ordinal) end,
         coalesce(n.status, 'completed'), n.question, n.trace_id, n.run_id, n.project, n.started_at, n.ended_at, n.model,
         n.input_tokens, n.output_tokens, n.total_tokens, n.token_details, n.total_cost, n.documents, n.error,
-        n.metadata, chat_history_first_token(n.metadata), n.alternative_id, coalesce(n.branched, false), coalesce(n.copied, false),
+        n.metadata, chat_history_first_token(n), n.alternative_id, coalesce(n.branched, false), coalesce(n.copied, false),
         coalesce(n.created_at, clock_timestamp())
       from json_populate_recordset(null::chat_history_turns, $2) n
       where not exists (select from chat_history_turns t where t.session_key = $1.session_key and t.id = n.id)
@@ -2521,7 +2521,7 @@ begin
     values (session.session_key, session.user_id, given.id, session.last_turn + 1, coalesce(given.status, 'completed'),
       begins_at, asks, given.trace_id, given.run_id, given.project, given.started_at, given.ended_at, given.model,
       given.input_tokens, given.output_tokens, given.total_tokens, given.token_details, given.documents, given.error,
-      given.metadata, case when given.metadata is not null then chat_history_first_token(given.metadata) end,
+      given.metadata, case when given.metadata is not null then chat_history_first_token(given) end,
       given.total_cost)
     on conflict (session_key, id) do update set
       status = chat_history_later_status(t.status, excluded.status),
