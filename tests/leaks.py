@@ -18,6 +18,7 @@ import pytest
 WAIT_SECONDS = 10.0
 """How long what is ending already may take: a thread whose pool was closed, a process that was terminated."""
 UNJUDGED = (
+    "app",  # the browser's event loop, which lives for the whole run, starts threads when it needs them
     "commands",
     "connect",
     "docs",
