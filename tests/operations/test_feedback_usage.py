@@ -301,7 +301,7 @@ def test_an_address_that_cannot_be_asked_for(session: str, database: str) -> Non
         store.trace_url(turn)
         for behave in ("429", "500", "garbage"):
             smith.behave = behave
-            with pytest.raises(Unavailable, match="LangSmith did not tell"):
+            with pytest.raises(Unavailable, match="LangSmith did not give"):
                 store.trace_url(turn)
 
 
