@@ -112,5 +112,5 @@ class OwnLoop(Generic[S]):
                 task.cancel()
             await asyncio.wait(others, timeout=_POLL_SECONDS)
         if self._sweep is not None:
-            with suppress(Exception):
+            with suppress(Exception):  # the loop ends whatever its residents say
                 await asyncio.wait_for(self._sweep(running.residents), _STOP_SECONDS)

@@ -12,6 +12,7 @@ import contextvars
 import logging
 import threading
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine
 from typing import Any, Final
 
@@ -36,7 +37,7 @@ _LEASE: Final = 15.0  # seconds without a call, beyond the store's deadline, aft
 _GRACE: Final = 0.5  # seconds in which a stream ends that was asked to stop
 
 
-class Run:
+class Run(ABC):
     """A turn in the background: what its thread and its task have in common.
 
     Args:
@@ -139,19 +140,21 @@ class Run:
         self._runs.discard(self)
         self.ended.set()
 
+    @abstractmethod
     def stop(self) -> None:
         """Ask for the turn's end. From any thread."""
-        raise NotImplementedError
 
     def may_be_waited_for(self) -> bool:
         """Whether this thread may wait for the end."""
         return True
 
+    @abstractmethod
     def _begin_writing(self) -> None:
-        raise NotImplementedError
+        """Start what brings the text to the database."""
 
+    @abstractmethod
     def _wake_writer(self) -> None:
-        raise NotImplementedError
+        """There is more text, or an end."""
 
 
 def _unwritten(error: Exception) -> None:
@@ -178,7 +181,7 @@ class ThreadRun(Run):
         threading.Thread(target=_context().run, args=(self._stream,), name="chat-history-turn", daemon=True).start()
         try:
             self._begun.wait()
-        except BaseException:
+        except BaseException:  # the caller is interrupted, and will not know the turn
             self.stop()
             raise
         if self._open is None or self._writer is None:
@@ -205,7 +208,7 @@ class ThreadRun(Run):
                 for _ in stream:
                     if self._is_stopping:
                         break
-        except BaseException as raised:
+        except BaseException as raised:  # whatever ended it is recorded: nobody waits for this one
             error = raised
         self._over.set()
         self._wake.set()
@@ -263,7 +266,7 @@ class TaskRun(Run):
         self._task = self._loop.create_task(self._stream(), name="chat-history-turn", context=_context())
         try:
             await self._begun.wait()
-        except BaseException:
+        except BaseException:  # the caller is cancelled, and will not know the turn
             self.stop()
             raise
         if self._open is None or self._writer is None:
@@ -297,7 +300,7 @@ class TaskRun(Run):
             async with contextlib.aclosing(stream):
                 async for _ in stream:
                     pass
-        except BaseException as raised:
+        except BaseException as raised:  # whatever ended it is recorded: nobody waits for this one
             error = raised
         self._over.set()
         self._wake.set()

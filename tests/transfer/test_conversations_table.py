@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import postgrest
 import psycopg
@@ -42,23 +42,18 @@ def in_utc(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, **times}
 
 
-class Application:
+class Application(Protocol):
     """The application's three calls, over the Data API by a plain client, or the same SQL over psycopg."""
 
-    def save(self, row: dict[str, Any]) -> dict[str, Any]:
-        raise NotImplementedError
+    def save(self, row: dict[str, Any]) -> dict[str, Any]: ...
 
-    def of_user(self, user_id: str) -> list[dict[str, Any]]:
-        raise NotImplementedError
+    def of_user(self, user_id: str) -> list[dict[str, Any]]: ...
 
-    def one(self, conversation_id: str) -> dict[str, Any]:
-        raise NotImplementedError
+    def one(self, conversation_id: str) -> dict[str, Any]: ...
 
-    def update(self, conversation_id: str, changes: dict[str, Any]) -> None:
-        raise NotImplementedError
+    def update(self, conversation_id: str, changes: dict[str, Any]) -> None: ...
 
-    def delete(self, conversation_id: str) -> None:
-        raise NotImplementedError
+    def delete(self, conversation_id: str) -> None: ...
 
 
 class OverApi(Application):
