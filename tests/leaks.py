@@ -1,12 +1,14 @@
 """What a test leaves behind that was not there before it: threads, tasks, child processes, listening sockets.
 
-What is left behind works on during later tests: it draws random numbers, writes, holds a port or a connection.
+What is left behind works on during later tests: it draws random numbers, writes, holds a port or a connection. So does
+another module in the place of `__main__`: a process that is spawned later begins by running it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import threading
 import time
 from collections.abc import Hashable, Iterator
@@ -54,6 +56,7 @@ def running() -> Found:
         if child.status() != psutil.STATUS_ZOMBIE:
             found[child.pid, child.create_time()] = with_name
     listening = [c for c in process.net_connections() if c.status == psutil.CONN_LISTEN]
+    found["__main__", id(sys.modules["__main__"])] = f"another __main__, {sys.modules['__main__']!r}"
     return found | {("port", c.laddr.port): f"a server on port {c.laddr.port}" for c in listening}
 
 

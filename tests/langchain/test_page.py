@@ -104,6 +104,7 @@ class Stage:
         from streamlit.testing.v1 import AppTest
 
         monkeypatch.setitem(sys.modules, "pages_of_the_test", self.module)
+        monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # which the script takes the place of
         (folder / "page.py").write_text(SCRIPT + WAYS[way])
         app = AppTest.from_file(str(folder / "page.py"), default_timeout=60).run()
         self.held.set()
