@@ -9,6 +9,8 @@ LANGCHAIN_JS_VERSION := 1.1.29
 LANGCHAIN_JS_CORE_VERSION := 1.4.0
 PG_JS_VERSION := 8.23.1
 AXE_VERSION := 4.14.1
+# The tests wait for servers half of their time. With 0 they run in one process, as a debugger wants it.
+WORKERS ?= 3
 
 .PHONY: help demo app test soak lint types format docs bench lite schema release-schema wheel clean
 
@@ -73,7 +75,7 @@ app: .cache/app.stamp ## the chat application, in a browser
 	cd examples/streamlit_app && $(CURDIR)/$(BIN)/streamlit run app.py $(ARGS)
 
 test: .cache/dev.stamp .cache/lite.stamp .cache/langchain-js.stamp .cache/postgres.stamp .cache/axe.stamp ## the test suite; arguments: make test ARGS="-k contract"
-	$(BIN)/python -m pytest -m "not soak" $(ARGS)
+	$(BIN)/python -m pytest -m "not soak" -n $(WORKERS) --dist loadfile $(ARGS)
 
 soak: .cache/dev.stamp .cache/lite.stamp ## the long fault and load tests, and the figures they print
 	$(BIN)/python -m pytest -m soak -raP $(ARGS)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         DocumentUse as DocumentUse,
         FeedbackSummary as FeedbackSummary,
     )
+    from .core.window import Window as Window
     from .errors import (
         Conflict as Conflict,
         Forbidden as Forbidden,
@@ -50,12 +51,12 @@ if TYPE_CHECKING:
         StoredMessage as StoredMessage,
         Turn as Turn,
         Usage as Usage,
-        Window as Window,
     )
     from .store import HistoryStore as HistoryStore
 
 _MODULES = {
     "core.analytics": "Activity Analytics DocumentUse FeedbackSummary",
+    "core.window": "Window",
     "langchain.audit": "TurnAudit",
     "errors": "Conflict Forbidden HistoryError InvalidInput InvalidMessage InvalidSession NotConfigured NotFound "
     "NotInstalled NotSaved OutboxFailed StatementTimeout StoreClosed Unavailable",
@@ -63,8 +64,7 @@ _MODULES = {
     "migrations": "migrate",
     "operations.pages": "aiterate iterate",
     "operations.streams": "Delta",
-    "records": "Alternative Feedback Operation Page Pruned Reassigned SearchHit Session Share StoredMessage Turn "
-    "Usage Window",
+    "records": "Alternative Feedback Operation Page Pruned Reassigned SearchHit Session Share StoredMessage Turn Usage",
     "langchain.runnable": "RunnableWithHistory",
     "store": "HistoryStore",
 }

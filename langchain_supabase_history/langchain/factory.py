@@ -6,8 +6,9 @@ import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
+from ..core.window import Window
 from ..operations.base import Operations, require_asyncio
-from ..records import Session, Window
+from ..records import Session
 from .runs import Runs
 from .titles import TitleOptions, title_with
 

@@ -19,12 +19,13 @@ from ..connect.drivers import driver_from_env
 from ..core.arguments import as_list, check_id
 from ..core.call import Call
 from ..core.repair import shown_with
+from ..core.window import Window
 from ..errors import HistoryError
 from ..operations.base import Operations
 from ..operations.messages import append_call, load_call
 from ..operations.scope import Scope
 from ..operations.sessions import clear
-from ..records import Loaded, StoredMessage, Turn, Window
+from ..records import Loaded, StoredMessage, Turn
 from .chunks import is_cut
 from .gained import without_state
 from .progress import Progress

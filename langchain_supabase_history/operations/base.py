@@ -12,8 +12,8 @@ from ..core.arguments import check_id
 from ..core.call import Blocking, Call, Plan, Step
 from ..core.identity import Identity
 from ..core.pickling import MadeInWorker
+from ..core.window import Window
 from ..errors import InvalidInput, InvalidSession
-from ..records import Window
 from .scope import Scope
 
 R = TypeVar("R")

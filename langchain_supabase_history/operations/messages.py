@@ -26,8 +26,9 @@ from ..core.arguments import (
 from ..core.call import Call, Function, Json, Plan
 from ..core.messages import Encoded, encode_message
 from ..core.rows import read_loaded, read_loaded_rows, read_message, read_page
+from ..core.window import Window
 from ..errors import InvalidMessage, InvalidSession
-from ..records import Loaded, Page, StoredMessage, Turn, Window
+from ..records import Loaded, Page, StoredMessage, Turn
 from .base import Operations
 from .scope import Scope
 

@@ -12,8 +12,8 @@ from langchain_core.messages import BaseMessage
 
 from ..core.identity import Identity
 from ..core.messages import MAX_MESSAGE_BYTES
+from ..core.window import Window
 from ..errors import HistoryError, InvalidInput, InvalidMessage
-from ..records import Window
 
 logger: Final = logging.getLogger(__name__)
 

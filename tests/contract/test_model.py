@@ -106,7 +106,7 @@ class Machine(RuleBasedStateMachine):
         shown = [m for m, visible in self.stored if visible]
         got = self.store.load(self.name, Window(messages=messages, turns=turns))
         assert got == shown[len(shown) - len(got) :]
-        assert messages is None or len(got) <= messages
+        assert messages is None or len(got) <= max(messages, 2)  # a question stands in front of the newest answer
         assert not shown or got
 
     @invariant()

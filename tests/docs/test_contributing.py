@@ -48,6 +48,7 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Path:
             apply(text, path)
         else:
             assert not path.exists(), f"{name} is there already"
+            path.parent.mkdir(exist_ok=True)
             path.write_text(text)
     return folder
 
@@ -68,8 +69,8 @@ def test_the_walks_print_what_they_say(walked: Path, walked_database: str, scrip
     assert done.stdout.splitlines() == promised((walked / script).read_text())
 
 
-def test_there_are_three_walks() -> None:
-    assert SCRIPTS == ["try_operation.py", "try_format.py", "try_source.py"]
+def test_there_are_four_walks() -> None:
+    assert SCRIPTS == ["try_operation.py", "try_format.py", "try_source.py", "try_sdk.py"]
 
 
 def test_the_walks_keep_the_rules(walked: Path) -> None:
