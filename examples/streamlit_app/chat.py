@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 import uuid
-from typing import Any
+from typing import Any, Literal
 
 import identity
 import sidebar
 import streamlit as st
 from conversation import KEY, Conversation, Exchange, export, read, used
-from settings import assistant
+from langchain_core.runnables import RunnableConfig
+from settings import answers_outlive_pages, assistant
 
 from langchain_supabase_history import HistoryError, HistoryStore, Turn
 from langchain_supabase_history.streamlit import text_chunks
@@ -40,7 +41,8 @@ def show() -> None:
         show_exchange(who.store, conversation, exchange)
     identity.send_cookies()
     is_busy = conversation.running is not None
-    asked = st.chat_input("Ask something", submit_mode="stop", disabled=is_busy)
+    mode: Literal["submit", "stop"] = "submit" if answers_outlive_pages() else "stop"
+    asked = st.chat_input("Ask something", submit_mode=mode, disabled=is_busy)
     if question := asked or st.session_state.pop("pending", None):
         answer(who.store, session_id, question)
     elif conversation.running is not None:
@@ -54,8 +56,16 @@ def answer(store: HistoryStore, session_id: str, question: str) -> None:
     """Ask, and show the answer as it comes. However it ends, the turn is recorded with what was shown."""
     with st.chat_message("human"):
         st.markdown(question)
+    bot, config = store.with_history(assistant()), RunnableConfig(configurable={"session_id": session_id})
+    if answers_outlive_pages():
+        try:
+            store.run_turn(bot, question, config)
+        except HistoryError as error:  # nothing was asked
+            st.error(str(error))
+            return
+        st.rerun()
     st.session_state["answering"] = session_id
-    stream = store.with_history(assistant()).stream(question, {"configurable": {"session_id": session_id}})
+    stream = bot.stream(question, config)
     with st.chat_message("ai"):
         try:
             st.write_stream(text_chunks(stream))
@@ -81,8 +91,14 @@ def wait_for_the_last_answer(store: HistoryStore, session_id: str) -> None:
 
 
 def show_running(store: HistoryStore, session_id: str, turn: Turn) -> None:
-    """Wait for an answer that another page, or nobody any more, is writing."""
+    """Follow an answer that is written in the background, or wait for one that is written elsewhere, or nowhere."""
     store.interrupt_turns(session_id, older_than=LOST_AFTER)
+    if answers_outlive_pages():
+        bubble = st.container()
+        st.button("Stop the answer", on_click=stop, args=[store, session_id, turn])
+        with bubble.chat_message("ai"):
+            if st.write_stream(delta.text for delta in store.follow(session_id, turn_id=turn.id)):
+                st.rerun()
 
     @st.fragment(run_every=0.5)
     def wait() -> None:
@@ -95,6 +111,11 @@ def show_running(store: HistoryStore, session_id: str, turn: Turn) -> None:
             st.rerun()
 
     wait()
+
+
+def stop(store: HistoryStore, session_id: str, turn: Turn) -> None:
+    """End an answer that is written in the background."""
+    store.stop_turn(session_id, turn.id)
 
 
 # --- what was said

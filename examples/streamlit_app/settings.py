@@ -63,6 +63,11 @@ def assistant() -> Runnable[Any, Any]:
     return make_assistant()
 
 
+def answers_outlive_pages() -> bool:
+    """Whether an answer is written to its end though its page is closed: `DETACHED_TURNS`, any text but `0`."""
+    return (setting("DETACHED_TURNS") or "0") != "0"
+
+
 def cookie_secret() -> str:
     """What cookies are signed with: `COOKIE_SECRET`, else derived from the database's own secret."""
     if given := setting("COOKIE_SECRET"):

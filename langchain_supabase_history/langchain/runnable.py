@@ -22,10 +22,10 @@ from pydantic import BaseModel
 
 from ..errors import InvalidInput
 from ..operations.base import Operations
+from ..operations.streamlit_page import HandingOver
 from .chunks import joined
 from .graphs import Modes, as_invoked, bound_arguments, graph_of, has_checkpointer
 from .output import Keys
-from .page import HandingOver
 from .shapes import as_messages
 from .turn import OpenTurn, Watcher
 

@@ -19,13 +19,13 @@ from ..core.repair import shown_with
 from ..errors import Conflict, HistoryError, InvalidInput, InvalidSession, NotSaved
 from ..operations.base import Operations
 from ..operations.messages import append_call, begin_call, list_messages
+from ..operations.streamlit_page import Page, current_page
 from ..operations.turns import list_turns
 from ..records import Loaded, Status, StoredMessage, Turn
 from .audit import TurnAudit
 from .gained import in_the_end, same_said
 from .graphs import has_channel, is_command, is_resume
 from .output import Keys, Output, at_key, key_of
-from .page import Page, current_page
 from .progress import Progress
 from .shapes import as_messages, with_ids
 from .writing import astore_to_its_end, store_to_its_end

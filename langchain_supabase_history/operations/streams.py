@@ -14,6 +14,7 @@ from ..core.call import Call, Function, Plan
 from ..errors import InvalidInput
 from .base import Operations, require_asyncio
 from .scope import Scope
+from .streamlit_page import current_page
 
 MAX_TEXT: Final = 100_000
 """Characters that one call writes at the most."""
@@ -183,7 +184,10 @@ class Streams(Operations):
         return self._deltas(Following(self.scope, session_id, **options))
 
     def _deltas(self, following: Following) -> Iterator[Delta]:
+        page = current_page()
         while True:
+            if page is not None:
+                page.check()  # while nothing comes, Streamlit would not be asked whether the page is still wanted
             delta = self.execute(following.call())
             if delta is not None:
                 yield delta

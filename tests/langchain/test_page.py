@@ -13,6 +13,7 @@ import pytest
 from langchain_core.messages import BaseMessage
 
 from langchain_supabase_history import HistoryStore
+from tests.operations.test_streams import Writer
 
 pytest.importorskip("streamlit")
 
@@ -163,3 +164,29 @@ def test_a_script_that_breaks_off_by_itself_has_shown_the_last_chunk(
     assert turn.status == "interrupted"
     assert [stored.message.text for stored in postgres_store.messages(session)] == ["go", drawn]
     assert drawn == "".join(WORDS[:4])
+
+
+def test_a_page_that_follows_an_answer_is_stopped_while_nothing_comes(
+    postgres_store: HistoryStore, session: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from streamlit.testing.v1 import AppTest
+
+    Writer(postgres_store, session).write("so far")
+
+    def stop(requests: Any) -> Any:
+        return lambda delta: requests.request_stop()
+
+    module = types.ModuleType("pages_of_the_test")
+    vars(module).update(store=postgres_store, session=session, stop=stop)
+    monkeypatch.setitem(sys.modules, "pages_of_the_test", module)
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    (tmp_path / "page.py").write_text(
+        "from pages_of_the_test import session, stop, store\n"
+        "from streamlit.runtime.scriptrunner import get_script_run_ctx\n"
+        "stopped = stop(get_script_run_ctx().script_requests)\n"
+        "for delta in store.follow(session, interval=0.01):\n"
+        "    stopped(delta)\n"  # and no command of Streamlit, which would look itself
+    )
+    app = AppTest.from_file(str(tmp_path / "page.py"), default_timeout=60).run()  # raises where it takes longer
+    assert not app.exception, app.exception
+    assert postgres_store.turns(session)[0].status == "running"

@@ -1,4 +1,4 @@
-"""A Streamlit page that reads a stream, and leaves in the middle of it.
+"""A Streamlit page that reads a stream, or follows an answer, and leaves in the middle of it.
 
 Streamlit stops a run (its stop button, a rerun, a closed tab) by an exception in the next `st.` command, never in the
 stream that the run reads. A stream that a variable holds is not even closed then, and its turn would stay `running`. So
