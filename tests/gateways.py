@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 
 def _receive(conn: socket.socket, count: int) -> bytes:
@@ -167,3 +173,50 @@ def gateway(target: str, answer: Callable[[int], Answer | None]) -> Iterator[tup
         server.shutdown()
         server.server_close()
         thread.join(5)
+
+
+def certificate(folder: Path, name: str) -> Path:
+    """A certificate that only itself vouches for, with its key: the file of both."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    file = folder / f"{name}.pem"
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    file.write_bytes(made.public_bytes(pem) + private)
+    return file
+
+
+@contextlib.contextmanager
+def impostor(file: Path) -> Iterator[int]:
+    """A server, of HTTPS or of PostgreSQL, that shows this certificate and gets no further: gives its port."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                conn, _ = listener.accept()
+            except OSError:  # closed
+                return
+            with conn, contextlib.suppress(OSError):
+                if conn.recv(1, socket.MSG_PEEK) == b"\0":  # PostgreSQL's request for TLS
+                    _receive(conn, 8)
+                    conn.sendall(b"S")
+                with context.wrap_socket(conn, server_side=True) as shown:
+                    shown.recv(1)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    yield listener.getsockname()[1]
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    thread.join()

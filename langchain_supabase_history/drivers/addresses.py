@@ -10,6 +10,10 @@ from ..core.settings import check_placeholders, check_visible, unwrapped
 from ..errors import NotConfigured
 
 ADDRESS: Final = "SUPABASE_URL is like https://<project>.supabase.co."
+UNTRUSTED: Final = (
+    "The certificate of SUPABASE_URL's host is not trusted here. Behind a proxy that reads along, SSL_CERT_FILE must "
+    "name its certificate; else correct this machine's clock, or the address."
+)
 _DASHBOARD: Final = ("supabase.com", "www.supabase.com", "app.supabase.com")
 
 

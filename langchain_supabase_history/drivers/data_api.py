@@ -24,7 +24,7 @@ from ..errors import (
     from_code,
     is_transient,
 )
-from .addresses import ADDRESS, read_key, read_url
+from .addresses import ADDRESS, UNTRUSTED, read_key, read_url
 from .base import Driver, Transport
 from .loop import OwnLoop
 from .observe import Meter
@@ -114,7 +114,9 @@ class DataApi(Driver[R]):
             return NotConfigured("This is no address of a Data API.", advice=ADDRESS)
         if isinstance(error, (httpx.TimeoutException, TimeoutError)):
             return Transient("the Data API did not answer in time")
-        return Transient(f"the Data API could not be reached ({str(error) or type(error).__name__})")
+        words = str(error) or type(error).__name__
+        advice = UNTRUSTED if "CERTIFICATE_VERIFY_FAILED" in words else None
+        return Transient(f"the Data API could not be reached ({words})", advice=advice)
 
     def _answer(self, call: Call[T], response: httpx.Response, content: bytes, identity: Identity | None) -> T:
         if response.is_success:

@@ -72,6 +72,11 @@ _VARIABLES: Final = tuple(
 _CROWDED_WORDS: Final = re.compile(
     r"too many (?:connections|clients)|max clients|EMAXCONN|remaining connection slots|connection limit", re.IGNORECASE
 )
+_UNTRUSTED_WORDS: Final = re.compile(r"certificate verify failed|does not match host name", re.IGNORECASE)
+_UNTRUSTED: Final = (
+    "The server's certificate is not trusted here: sslrootcert must name the certificate of its authority (Supabase: "
+    "Settings > Database > SSL), and the host must be the one that the certificate is for."
+)
 
 
 def translate(error: psycopg.Error, *, connecting: bool, late: bool = False) -> Exception:
@@ -107,7 +112,8 @@ def _refused(words: str) -> Exception:
     for pattern, what_to_do in _FINAL:
         if pattern.search(words):
             return Forbidden(f"The database refused the login: {words}.", advice=what_to_do)
-    advice = _CROWDED if _CROWDED_WORDS.search(words) else None
+    # A certificate is renewed, and a network that asks for a login first shows one of its own: both pass.
+    advice = _CROWDED if _CROWDED_WORDS.search(words) else _UNTRUSTED if _UNTRUSTED_WORDS.search(words) else None
     return Transient(f"{CANNOT_CONNECT} ({words})", advice=advice)
 
 

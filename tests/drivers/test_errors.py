@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx
 import jwt
@@ -37,7 +38,7 @@ from langchain_supabase_history import (
 )
 from langchain_supabase_history.errors import HistoryError, from_code, is_transient
 from langchain_supabase_history.migrations import migrations
-from tests import servers
+from tests import gateways, servers
 from tests.conftest import Api, missing
 from tests.doctor.helpers import execute, web_server
 
@@ -287,6 +288,20 @@ def test_tls_that_is_not_offered(database: str) -> None:
     store = HistoryStore.from_postgres(f"{database}?sslmode=require", deadline=0.7)
     with store, expect(Unavailable, "does not support SSL, but SSL was required", cause=psycopg.OperationalError):
         store.load("s")
+
+
+def test_a_certificate_that_is_not_trusted(tmp_path: Path) -> None:
+    shown, trusted = gateways.certificate(tmp_path, "localhost"), gateways.certificate(tmp_path, "another")
+    with gateways.impostor(shown) as port:
+        conninfo = f"postgresql://u:{PASSWORD}@127.0.0.1:{port}/x?sslmode=verify-full&sslrootcert={trusted}"
+        with HistoryStore.from_postgres(conninfo, deadline=0.7) as store:
+            for load in loads(store):
+                with expect(Unavailable, "certificate verify failed", "sslrootcert", cause=psycopg.OperationalError):
+                    load()
+        with HistoryStore.from_supabase(f"https://127.0.0.1:{port}", servers.SECRET_KEY, deadline=0.7) as store:
+            for load in loads(store):
+                with expect(Unavailable, "CERTIFICATE_VERIFY_FAILED", "SSL_CERT_FILE", cause=httpx.ConnectError):
+                    load()
 
 
 def test_a_closed_store(shared_database: str, data_api: servers.Lite) -> None:
