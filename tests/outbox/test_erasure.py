@@ -103,7 +103,7 @@ def test_a_bare_append_carries_the_epoch_that_was_seen_last(
     store.append(session, QA) if known_by == "append" else getattr(store, known_by)(session)
     with cut(wire):
         store.append(session, [HumanMessage("secret")])
-    postgres_store.delete_session(session)
+        postgres_store.delete_session(session)  # before the background may send what waits
     assert store.flush() == 0
     assert [type(error) for error in told] == [Conflict]
     assert store.load(session) == []

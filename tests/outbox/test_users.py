@@ -95,7 +95,7 @@ def test_on_error_may_use_the_store(wire: Proxy, make: Any, session: str, postgr
     store.append(session, QA)
     with cut(wire):
         store.append(session, [HumanMessage("secret")])
-    postgres_store.clear(session)
+        postgres_store.clear(session)  # before the background may send what waits
     began = time.monotonic()
     assert store.flush() == 0
     assert told == [(Conflict, [], [], None)]
