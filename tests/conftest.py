@@ -154,7 +154,7 @@ class Api:
 DRIVERS = ["psycopg", "psycopg-async", "data-api", "data-api-async"]
 
 
-def _start(store: HistoryStore) -> None:
+def start(store: HistoryStore) -> None:
     """Let a store start what it starts at its first use: its pools, and the loop of the async one."""
     store.load("started")
     asyncio.run(store.aload("started"))
@@ -163,14 +163,14 @@ def _start(store: HistoryStore) -> None:
 @pytest.fixture(scope="session")
 def postgres_store(shared_database: str) -> Iterator[HistoryStore]:
     with HistoryStore.from_postgres(shared_database, jwt_secret=servers.JWT_SECRET) as store:
-        _start(store)
+        start(store)
         yield store
 
 
 @pytest.fixture(scope="session")
 def data_api_store(data_api: servers.Lite) -> Iterator[HistoryStore]:
     with HistoryStore.from_supabase(data_api.url, servers.SECRET_KEY) as store:
-        _start(store)
+        start(store)
         yield store
 
 
@@ -185,7 +185,7 @@ def store(request: pytest.FixtureRequest) -> HistoryStore:
 @pytest.fixture(scope="session")
 def pgbouncer_store(shared_database: str, bouncer: Callable[[str], str]) -> Iterator[HistoryStore]:
     with HistoryStore.from_postgres(bouncer(shared_database), jwt_secret=servers.JWT_SECRET) as store:
-        _start(store)
+        start(store)
         yield store
 
 

@@ -21,7 +21,6 @@ WAIT_SECONDS = 10.0
 """How long what is ending already may take: a thread whose pool was closed, a process that was terminated."""
 UNJUDGED = (
     "app",  # the browser's event loop, which lives for the whole run, starts threads when it needs them
-    "commands",
     "connect",
     "docs",
     "doctor",
@@ -29,10 +28,8 @@ UNJUDGED = (
     "foreign",
     "langsmith",
     "operations",
-    "outbox",
     "security",
     "sql",
-    "transfer",
 )
 """Folders of tests of which some still leave something behind, a server's thread in most cases."""
 _POLL_SECONDS = 0.02

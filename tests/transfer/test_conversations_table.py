@@ -25,7 +25,7 @@ from langchain_supabase_history import Conflict, HistoryStore, InvalidInput, Inv
 from langchain_supabase_history.commands.main import main
 from langchain_supabase_history.migrations import script
 from tests import servers
-from tests.conftest import missing
+from tests.conftest import missing, start
 
 COLUMNS = [
     "id", "conversation_id", "user_id", "session_id", "timestamp", "messages", "tokens_history", "retriever_audits",
@@ -184,6 +184,7 @@ def actors(request: pytest.FixtureRequest, place: Place) -> Iterator[dict[str, A
 @pytest.fixture(scope="module")
 def library(place: Place) -> Iterator[HistoryStore]:
     with HistoryStore.from_postgres(place.conninfo) as store:
+        start(store)
         yield store
 
 
