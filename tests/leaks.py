@@ -40,7 +40,9 @@ Found = dict[Hashable, str]
 def _unfinished_tasks() -> list[asyncio.Task[Any]]:
     # asyncio.all_tasks() is of one loop, and the loops of threads have no register; this is that of all tasks.
     tasks: Any = getattr(asyncio.tasks, "_scheduled_tasks", None) or getattr(asyncio.tasks, "_all_tasks", ())
-    return [task for task in list(tasks) if not task.done() and not task.get_loop().is_closed()]
+    found = [task for task in list(tasks) if not task.done() and not task.get_loop().is_closed()]
+    # `wait_for` of Python 3.11 makes a task of what it waits for, each time. Who waits is found itself.
+    return [task for task in found if "_release_waiter" not in repr(task)]
 
 
 def running() -> Found:

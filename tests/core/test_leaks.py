@@ -47,6 +47,23 @@ def test_a_task_on_the_loop_of_a_thread_is_found() -> None:
     loop.close()
 
 
+def test_of_a_task_that_waits_for_another_the_first_is_found() -> None:
+    async def wait() -> None:
+        await asyncio.wait_for(asyncio.Event().wait(), 1000)
+
+    async def main() -> list[str]:
+        known = leaks.running()
+        task = asyncio.create_task(wait(), name="owner")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        found = leaks.left_behind(known, 0)
+        task.cancel()
+        return found
+
+    (found,) = asyncio.run(main())
+    assert "owner" in found
+
+
 @pytest.mark.parametrize("is_async", [False, True])
 def test_pools_do_not_move_the_global_generator(database: str, is_async: bool) -> None:
     """Hypothesis gives a warning, here an error, where that moves while it draws, whichever thread moves it."""
