@@ -23,7 +23,7 @@ from tests.proxy import Proxy
 def test_while_the_database_is_away_appends_are_kept_at_once(
     wire: Proxy, make: Any, session: str, is_async: bool
 ) -> None:
-    store = make(deadline=1)
+    store = make(deadline=4)
     with cut(wire):
         store.append(session, [HumanMessage("0")])
         began = time.monotonic()
@@ -39,13 +39,13 @@ def test_while_the_database_is_away_appends_are_kept_at_once(
                 thread.start()
             for thread in threads:
                 thread.join()
-        assert time.monotonic() - began < 0.9
+        assert time.monotonic() - began < 3.9, "nobody waited for the deadline"
     store.flush()
     assert len(store.load(session)) == 21
 
 
 def test_whoever_waits_for_a_session_shares_one_try(wire: Proxy, make: Any, session: str) -> None:
-    store = make(deadline=1)
+    store = make(deadline=3)
     with cut(wire):
         store.append(session, QA)
 
@@ -60,8 +60,8 @@ def test_whoever_waits_for_a_session_shares_one_try(wire: Proxy, make: Any, sess
             return took
 
         began = time.monotonic()
-        assert asyncio.run(main()) < 0.3, "the application's own worker threads are free"
-        assert time.monotonic() - began < 2
+        assert asyncio.run(main()) < 2, "the application's own worker threads are free"
+        assert time.monotonic() - began < 6
 
 
 def test_a_long_backlog_is_in_nobody_elses_way(wire: Proxy, make: Any, session: str) -> None:
@@ -71,7 +71,7 @@ def test_a_long_backlog_is_in_nobody_elses_way(wire: Proxy, make: Any, session: 
         for n in range(60):
             store.append(long, [HumanMessage(str(n))])
         store.append(short, [HumanMessage("0")])
-    wire.delay = 0.03
+    wire.delay = 0.1  # the backlog takes twelve seconds
 
     def flush() -> None:
         with contextlib.suppress(StoreClosed):
@@ -83,11 +83,11 @@ def test_a_long_backlog_is_in_nobody_elses_way(wire: Proxy, make: Any, session: 
     began = time.monotonic()
     assert store.load(short) == [HumanMessage("0")]
     store.append(short, [HumanMessage("1")])
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5
     assert any(w.session_id == long for w in store.waiting())
     began = time.monotonic()
     outbox_of(store).close()
-    assert time.monotonic() - began < 1, "what is under way ends, not the backlog"
+    assert time.monotonic() - began < 5, "what is under way ends, not the backlog"
     flushing.join()
     wire.delay = 0
     assert store.waiting()

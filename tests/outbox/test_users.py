@@ -99,4 +99,4 @@ def test_on_error_may_use_the_store(wire: Proxy, make: Any, session: str, postgr
     began = time.monotonic()
     assert store.flush() == 0
     assert told == [(Conflict, [], [], None)]
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5
