@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Iterator
 
+from langchain_supabase_history import HistoryStore
+
 
 class Proxy:
     """Forwards to `target`. Attributes may be changed while it runs.
@@ -19,6 +21,7 @@ class Proxy:
         cut_after: Once so many bytes have passed in the direction `cut_side` ("client" or "server": who sent them), do
             `cut_how`: "reset", "close", or "blackhole" (say nothing any more).
         connections: How many were made.
+        stores: The stores behind it that shall not wait long while it is cut.
     """
 
     def __init__(self, target: int) -> None:
@@ -31,6 +34,7 @@ class Proxy:
         self.cut_how = "reset"
         self.cuts = 0
         self.connections = 0
+        self.stores: list[HistoryStore] = []
         self._passed = {"client": 0, "server": 0}
         self._lock = threading.Lock()
         self._last_side: dict[int, str] = {}

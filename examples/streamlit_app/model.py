@@ -6,6 +6,7 @@ Without a key a scripted model answers, so that the app runs anywhere. With `OPE
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import time
@@ -29,7 +30,7 @@ DOCUMENTS = {
     "tram.md": "Tram line 15 climbs to Sassi, where the rack railway to Superga begins.",
     "market.md": "The market of Porta Palazzo is open every morning but Sunday, and all day on Saturday.",
 }
-STORY = "Once upon a time a river set out for the sea, and on its way it met a town that never slept. "
+STORY = "Once upon a time a river set out for the sea, and on its way it met a town that never slept."
 PACE = float(os.environ.get("CHAT_PACE", "0.03"))
 """Seconds between two words of the scripted model."""
 AS_BLOCKS = os.environ.get("CHAT_BLOCKS") == "1"
@@ -107,7 +108,9 @@ def script(messages: list[BaseMessage]) -> str:
     if "fail" in question:
         raise RuntimeError("the scripted model was asked to fail")
     if "story" in question:
-        return STORY * 6
+        wanted = re.search(r"(\d+) words", question)
+        words = int(wanted[1]) if wanted else 120
+        return " ".join(itertools.islice(itertools.cycle(STORY.split()), words))
     if "who am i" in question:
         names = [found[1] for text in said if (found := re.search(r"my name is (\w+)", text, re.IGNORECASE))]
         return f"Your name is {names[-1]}." if names else "You have not told me yet."

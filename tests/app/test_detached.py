@@ -9,7 +9,7 @@ import pytest
 from langchain_supabase_history import HistoryStore
 from tests.app.conftest import App, Visit, until
 from tests.app.test_chat import owner_of
-from tests.app.test_leaving import STORY, ended, stored
+from tests.app.test_leaving import SHORT_STORY, STORY, WHOLE_STORY, ended, stored
 
 Visits = Callable[..., Visit]
 
@@ -27,7 +27,7 @@ def test_a_page_that_is_reloaded_in_mid_stream_goes_on_reading(
     visit: Visits, detaching: App, store: HistoryStore
 ) -> None:
     ada = visit(at=detaching)
-    ada.ask_and_watch(STORY, 5)
+    ada.ask_and_watch(WHOLE_STORY, 5)
     ada.page.reload()
     ada.said().nth(1).wait_for()
     ada.button("Stop the answer").wait_for()
@@ -46,7 +46,7 @@ def test_an_answer_is_written_to_its_end_behind_a_closed_tab(
     ada = visit(at=detaching)
     until(ada.page, lambda: any(cookie["name"] == "chat_guest" for cookie in ada.page.context.cookies()))
     other = visit(ada.page.context.cookies(), f"/?session={ada.session}", at=detaching)
-    ada.ask_and_watch(STORY, 5)
+    ada.ask_and_watch(SHORT_STORY, 5)
     ada.page.close()
     assert ended(other, store).status == "completed"
     other.reload()
@@ -70,7 +70,7 @@ def test_another_device_stops_it(visit: Visits, detaching: App, store: HistorySt
 
 def test_what_else_is_pressed_is_answered_at_once(visit: Visits, detaching: App, store: HistoryStore) -> None:
     ada = visit(at=detaching)
-    ada.ask_and_watch(STORY, 3)
+    ada.ask_and_watch(SHORT_STORY, 3)
     session_id = ada.session
     ada.button("New conversation").click()
     ada.page.get_by_text("What would you like to know?").wait_for()

@@ -16,7 +16,11 @@ from tests.app.conftest import App, Visit, until
 from tests.app.test_chat import owner_of
 
 Visits = Callable[..., Visit]
-STORY = "Tell me a story"
+STORY = "Tell me a story of 10000 words"
+"""What is broken off; its end would come after five minutes, however slow the machine is."""
+SHORT_STORY = "Tell me a story"
+WHOLE_STORY = "Tell me a story of 600 words"
+"""What is read to its end, which comes after 18 seconds: time to do something meanwhile."""
 
 
 def ended(visit: Visit, store: HistoryStore, count: int = 1) -> Turn:
@@ -96,7 +100,7 @@ def test_a_closed_tab_interrupts_the_turn(visit: Visits, store: HistoryStore) ->
 
 def test_another_tab_waits_for_the_answer_and_asks_nothing_meanwhile(visit: Visits, store: HistoryStore) -> None:
     ada = visit()
-    ada.ask_and_watch(STORY, 3)
+    ada.ask_and_watch(WHOLE_STORY, 3)
     other = visit(ada.page.context.cookies(), f"/?session={ada.session}")
     other.said().nth(1).wait_for()  # when the answer is there
     other.settle()

@@ -13,6 +13,7 @@ from langchain_supabase_history import (
     HistoryStore,
 )
 from tests import servers
+from tests.outbox.helpers import behind
 from tests.proxy import Proxy, proxy
 
 
@@ -22,12 +23,12 @@ def away(request: pytest.FixtureRequest, pg: servers.Postgres, shared_database: 
     if request.param == "psycopg":
         with proxy(pg.port) as wire:
             conninfo = shared_database.replace(f":{pg.port}/", f":{wire.port}/")
-            yield wire, lambda **options: HistoryStore.from_postgres(conninfo, deadline=0.5, **options)
+            yield wire, lambda **options: behind(wire, HistoryStore.from_postgres(conninfo, **options))
         return
     data_api: servers.Lite = request.getfixturevalue("data_api")
     with proxy(int(data_api.url.rsplit(":", 1)[1])) as wire:
         url = f"http://127.0.0.1:{wire.port}"
-        yield wire, lambda **options: HistoryStore.from_supabase(url, servers.SECRET_KEY, deadline=0.5, **options)
+        yield wire, lambda **options: behind(wire, HistoryStore.from_supabase(url, servers.SECRET_KEY, **options))
 
 
 @pytest.fixture
@@ -46,10 +47,10 @@ def make(
         def make(**options: Any) -> HistoryStore:
             conninfo = shared_database.replace(f":{pg.port}/", f":{wire.port}/") + options.pop("query", "")
             defaults: dict[str, Any] = {
-                "deadline": 0.5,
                 "jwt_secret": servers.JWT_SECRET,
                 "outbox": tmp_path / "outbox",
             }
-            return stores.enter_context(HistoryStore.from_postgres(conninfo, **defaults | options))
+            store = stores.enter_context(HistoryStore.from_postgres(conninfo, **defaults | options))
+            return store if "deadline" in options else behind(wire, store)
 
         yield make

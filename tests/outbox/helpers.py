@@ -19,6 +19,7 @@ from tests import servers
 from tests.proxy import Proxy
 
 QA = [HumanMessage("question"), AIMessage("answer")]
+DEADLINE, AWAY_DEADLINE = 30.0, 0.5
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -43,11 +44,23 @@ def eventually(condition: Callable[[], object], seconds: float = 15) -> None:
         time.sleep(0.05)
 
 
+def behind(wire: Proxy, store: HistoryStore) -> HistoryStore:
+    """A store that waits for a slow machine, and not for a database that is known to be away."""
+    wire.stores.append(store)
+    store.driver.deadline = AWAY_DEADLINE if wire.refuse else DEADLINE
+    return store
+
+
 @contextlib.contextmanager
 def cut(wire: Proxy) -> Iterator[None]:
+    """Take the database away."""
+    for store in wire.stores:
+        store.driver.deadline = AWAY_DEADLINE
     wire.refuse = True
     wire.drop_all()
     try:
         yield
     finally:
         wire.refuse = False
+        for store in wire.stores:
+            store.driver.deadline = DEADLINE

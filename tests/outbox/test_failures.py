@@ -115,7 +115,7 @@ def test_what_the_database_refuses_is_kept_for_a_person(
 
 
 def test_one_bad_session_does_not_stop_the_others(wire: Proxy, make: Any, session: str, shared_database: str) -> None:
-    store = make()
+    store = make(deadline=3)
     bad, good = f"{session}-bad", f"{session}-good"
     store.append(bad, QA)
     with cut(wire):
@@ -132,7 +132,7 @@ def test_one_bad_session_does_not_stop_the_others(wire: Proxy, make: Any, sessio
 def test_a_database_that_is_away_is_not_asked_for_each_session(
     wire: Proxy, make: Any, session: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = make(deadline=0.2)
+    store = make()
     with cut(wire):
         for n in range(8):
             store.append(f"{session}-{n}", QA)
@@ -165,7 +165,7 @@ def test_what_is_kept_while_the_background_ends_is_sent(
         return more
 
     monkeypatch.setattr(Outbox, "goes_on", slowly)
-    store = make(deadline=0.2)
+    store = make()
     for n in range(2):
         ends.clear()
         with cut(wire):

@@ -65,12 +65,12 @@ def test_whoever_waits_for_a_session_shares_one_try(wire: Proxy, make: Any, sess
 
 
 def test_a_long_backlog_is_in_nobody_elses_way(wire: Proxy, make: Any, session: str) -> None:
-    store = make(deadline=2)
     long, short = f"{session}-long", f"{session}-short"
-    with cut(wire):
+    with cut(wire), make() as away:
         for n in range(60):
-            store.append(long, [HumanMessage(str(n))])
-        store.append(short, [HumanMessage("0")])
+            away.append(long, [HumanMessage(str(n))])
+        away.append(short, [HumanMessage("0")])
+    store = make()
     wire.delay = 0.1  # the backlog takes twelve seconds
 
     def flush() -> None:
@@ -99,7 +99,7 @@ def test_a_long_backlog_is_in_nobody_elses_way(wire: Proxy, make: Any, session: 
 def test_a_sync_call_on_the_loop_of_an_async_erasure_ends(
     make: Any, session: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = make()
+    store = make(deadline=3)
     aexecute = store.driver.aexecute
 
     async def slowly(call: Any, identity: Any = None) -> Any:

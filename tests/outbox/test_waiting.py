@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
 import time
@@ -21,7 +22,7 @@ from langchain_supabase_history import (
     Unavailable,
 )
 from tests import servers
-from tests.outbox.helpers import QA, cut, texts
+from tests.outbox.helpers import QA, behind, cut, texts
 from tests.proxy import proxy
 
 
@@ -132,14 +133,13 @@ def test_the_runnable_goes_on(away: Any, tmp_path: Path, session: str) -> None:
     with make(outbox=tmp_path / "outbox") as store:
 
         def model(messages: list[BaseMessage]) -> AIMessage:
-            wire.refuse = True
-            wire.drop_all()
+            outage.enter_context(cut(wire))
             return AIMessage("answer")
 
         chain = store.with_history(RunnableLambda(model))
-        assert chain.invoke("question", {"configurable": {"session_id": session}}).text == "answer"
-        assert len(store.waiting()) == 1
-        wire.refuse = False
+        with contextlib.ExitStack() as outage:
+            assert chain.invoke("question", {"configurable": {"session_id": session}}).text == "answer"
+            assert len(store.waiting()) == 1
         store.flush()
         assert texts(store.load(session)) == ["question", "answer"]
         assert [t.status for t in store.turns(session)] == ["completed"]
@@ -154,7 +154,7 @@ def test_what_waits_of_a_user_goes_as_that_user(
         with HistoryStore.from_supabase(url, servers.PUBLISHABLE_KEY, deadline=0.5, outbox=path) as store, cut(wire):
             store.as_user(ada).append(session, QA)
         assert ada.encode() not in path.read_bytes()  # no token lies in the file
-        with HistoryStore.from_supabase(url, servers.PUBLISHABLE_KEY, deadline=0.5, outbox=path) as store:
+        with HistoryStore.from_supabase(url, servers.PUBLISHABLE_KEY, outbox=path) as store:
             assert store.as_user(bob).load(session) == []
             assert store.as_user(bob).flush() == 0
             assert len(store.waiting()) == 1  # until its user is there again
@@ -177,7 +177,8 @@ def test_what_waits_of_a_signed_in_client_is_never_anothers(
             client._postgrest = None
 
         sign_in(ada)
-        with HistoryStore.from_client(client, deadline=0.5, outbox=tmp_path / "outbox") as store:
+        with HistoryStore.from_client(client, outbox=tmp_path / "outbox") as store:
+            behind(wire, store)
             with cut(wire):
                 store.append(session, QA)
             sign_in(bob)
