@@ -14,6 +14,14 @@ class SignInFailed(Exception):
     """Supabase Auth refused; the text is its own."""
 
 
+class ProviderDisabled(SignInFailed):
+    """The project does not take id tokens of this provider."""
+
+
+class Unreachable(Exception):
+    """Supabase Auth gave no answer of its own: nobody knows yet who this is."""
+
+
 @dataclass
 class Account:
     """Somebody who is signed in with Supabase Auth."""
@@ -62,11 +70,12 @@ def _ask(url: str, key: str, path: str, **body: str) -> Account:
         reply = httpx.post(f"{url.rstrip('/')}/auth/v1/{path}", json=body, headers={"apikey": key}, timeout=10)
         answer: dict[str, Any] = reply.json()
     except (httpx.HTTPError, ValueError):
-        raise SignInFailed("Supabase Auth could not be reached.") from None
+        raise Unreachable("Supabase Auth could not be reached.") from None
     if reply.is_error:
-        raise SignInFailed(
-            str(answer.get("msg") or answer.get("error_description") or answer.get("message") or "Refused.")
-        )
+        words = str(answer.get("msg") or answer.get("error_description") or answer.get("message") or "Refused.")
+        if reply.is_server_error or reply.status_code == httpx.codes.TOO_MANY_REQUESTS:
+            raise Unreachable(words)
+        raise ProviderDisabled(words) if answer.get("error_code") == "provider_disabled" else SignInFailed(words)
     if "access_token" not in answer:
         raise SignInFailed("Confirm your e-mail address first: a message was sent to you.")
     user = answer["user"]

@@ -15,14 +15,24 @@ from typing import Any, Literal
 
 import jwt
 import streamlit as st
-from accounts import Account, SignInFailed, refresh, sign_in, sign_in_with_id_token, sign_up
+from accounts import (
+    Account,
+    ProviderDisabled,
+    SignInFailed,
+    Unreachable,
+    refresh,
+    sign_in,
+    sign_in_with_id_token,
+    sign_up,
+)
 from settings import cookie_secret, public_store, service_store, setting
 
 from langchain_supabase_history import HistoryStore
 
 GUEST, ACCOUNT = "chat_guest", "chat_account"
 DAYS = 180
-# The issuers whose id tokens Supabase Auth takes, and its name of each.
+# The issuers whose id tokens Supabase Auth takes, and its name of each. Others (azure, keycloak) have issuers of
+# their customers: `ID_TOKEN_PROVIDER` names them.
 PROVIDERS = {
     "https://accounts.google.com": "google",
     "https://appleid.apple.com": "apple",
@@ -47,7 +57,7 @@ def visitor() -> Visitor:
         store = public_store(account.url, account.key).as_user(account.token)
         set_cookie(ACCOUNT, account.refresh_token)
         found = Visitor("account", account.user_id, account.email, store)
-    elif (identity := signed_in_identity()) is not None:
+    elif "signed_out" not in st.session_state and (identity := signed_in_identity()) is not None:
         user_id = owner_of(identity)
         name = str(identity.get("email") or identity.get("name") or "Signed in")
         found = Visitor("identity", user_id, name, service_store().for_user(user_id))
@@ -92,18 +102,34 @@ def auth_settings() -> tuple[str, str] | None:
 
 
 def _account() -> Account | None:
-    if (known := st.session_state.get("account")) is not None or (auth := auth_settings()) is None:
-        return known
-    account = None
-    try:
-        if (token := st.context.cookies.get(ACCOUNT)) and "signed_out" not in st.session_state:
-            account = refresh(*auth, token)
-        elif (known_as := _id_token()) is not None:
-            account = sign_in_with_id_token(*auth, *known_as)
-    except SignInFailed:
-        set_cookie(ACCOUNT, "")
-    st.session_state["account"] = account
+    if "account" not in st.session_state and (auth := auth_settings()) is not None:
+        try:
+            st.session_state["account"] = _account_of_browser(*auth)
+        except Unreachable as error:  # who is taken for somebody else writes where nobody looks for it
+            st.error(f"{error} Load the page again in a moment.")
+            st.stop()
+    account: Account | None = st.session_state.get("account")
     return account
+
+
+def _account_of_browser(url: str, key: str) -> Account | None:
+    """The account that the cookie names, or else the one of an id token that Supabase takes."""
+    if "signed_out" in st.session_state:
+        return None
+    if token := st.context.cookies.get(ACCOUNT):
+        try:
+            return refresh(url, key, token)
+        except SignInFailed:
+            set_cookie(ACCOUNT, "")
+    if (known_as := _id_token()) is not None:
+        try:
+            return sign_in_with_id_token(url, key, *known_as)
+        except ProviderDisabled:
+            return None
+        except SignInFailed:  # it has expired since
+            st.logout()
+            st.stop()
+    return None
 
 
 def sign_in_form() -> None:
@@ -118,7 +144,7 @@ def sign_in_form() -> None:
             if is_pressed:
                 try:
                     st.session_state["account"] = way(*auth, email, password)
-                except SignInFailed as error:
+                except (SignInFailed, Unreachable) as error:
                     st.error(str(error))
                 else:
                     st.session_state.pop("signed_out", None)
@@ -153,7 +179,8 @@ def signed_in_identity() -> dict[str, Any] | None:
 
 def _id_token() -> tuple[str, str] | None:
     """Supabase's name of the provider, and the id token, of whoever signed in with `st.login`; both must be known."""
-    provider = PROVIDERS.get(str((signed_in_identity() or {}).get("iss")))
+    identity = signed_in_identity()
+    provider = PROVIDERS.get(str(identity.get("iss"))) or setting("ID_TOKEN_PROVIDER") if identity else None
     token = dict(getattr(st.user, "tokens", None) or {}).get("id") if provider else None
     return (provider, token) if provider and token else None
 

@@ -28,7 +28,12 @@ WAIT = 60_000  # milliseconds that a loaded machine may take; what is waited for
 
 
 class App:
-    """A server of the chat application."""
+    """A server of the chat application.
+
+    Attributes:
+        secrets: The file of secrets that it reads.
+        others: The addresses that its pages may ask besides its own.
+    """
 
     def __init__(self, folder: Path, **environment: str) -> None:
         self.folder = folder
@@ -36,6 +41,8 @@ class App:
         self.port = servers.free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
+        self.secrets: Path | None = None
+        self.others: list[str] = []
 
     def start(self) -> None:
         """Start the server; a second time on the same port."""
@@ -45,12 +52,14 @@ class App:
             if not name.startswith(("SUPABASE_", "LANGSMITH_", "OPENAI_", "ANTHROPIC_", "CHAT_", "OWNER_"))
         }
         log = self.folder / "log"
-        options = {"port": self.port, "address": "127.0.0.1", "headless": "true", "fileWatcherType": "none"}
+        options = {"port": str(self.port), "address": "127.0.0.1", "headless": "true", "fileWatcherType": "none"}
+        secrets = [f"--secrets.files={self.secrets}"] if self.secrets else []
         with log.open("ab") as out:
             self.process = subprocess.Popen(
                 [
                     *(sys.executable, "-W", "ignore", "-m", "streamlit", "run", "app.py"),
                     *(f"--server.{name}={value}" for name, value in options.items()),
+                    *secrets,
                 ],
                 cwd=servers.ROOT / "examples" / "streamlit_app",
                 stdout=out,
@@ -73,13 +82,14 @@ class Visit:
         self.app, self.page = app, page
         self.errors: list[str] = []
         self.outside: list[str] = []
+        self.allowed = (app.url, f"ws://127.0.0.1:{app.port}", "data:", "blob:", *app.others)
         page.set_default_timeout(WAIT)
         page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("request", lambda request: self._requested(request.url))
 
     def _requested(self, url: str) -> None:
-        if not url.startswith((self.app.url, f"ws://127.0.0.1:{self.app.port}", "data:", "blob:")):
+        if not url.startswith(self.allowed):
             self.outside.append(url)
 
     def open(self, address: str = "/") -> Visit:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -145,7 +146,7 @@ def in_memory(kind: Kind) -> list[tuple[str, str]]:
     bare = kind.make(model(*kind.answers()))
     messages: list[BaseMessage] = []
     for n in range(TURNS):
-        config = config_of("memory", thread_id=f"memory-{id(bare)}-{n}")
+        config = config_of("memory", thread_id=uuid.uuid4().hex)
         messages = bare.invoke({"messages": [*messages, *asked(n)["messages"]]}, config)["messages"]
     return said(messages)
 
