@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import shutil
 import signal
@@ -67,6 +68,12 @@ class App:
                 env={**inherited, **self.environment},
             )
         servers.wait_for_port(self.port, self.process, log, 90)
+
+    def through(self, port: int) -> App:
+        """The same server at another port, which leads to it."""
+        same = copy.copy(self)
+        same.port, same.url = port, f"http://127.0.0.1:{port}"
+        return same
 
     def stop(self, signum: int = signal.SIGTERM) -> None:
         """End the server."""

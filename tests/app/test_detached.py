@@ -10,6 +10,7 @@ from langchain_supabase_history import HistoryStore
 from tests.app.conftest import App, Visit, until
 from tests.app.test_chat import owner_of
 from tests.app.test_leaving import SHORT_STORY, STORY, WHOLE_STORY, ended, stored
+from tests.proxy import proxy
 
 Visits = Callable[..., Visit]
 
@@ -38,6 +39,23 @@ def test_a_page_that_is_reloaded_in_mid_stream_goes_on_reading(
     assert ada.texts() == stored(ada, store)
     assert len(ada.texts()) == 2
     assert ada.texts()[1].startswith(shown[1])
+
+
+def test_a_connection_that_was_lost_goes_on_reading(visit: Visits, detaching: App, store: HistoryStore) -> None:
+    with proxy(detaching.port) as wire:
+        ada = visit(at=detaching.through(wire.port))
+        ada.ask_and_watch(WHOLE_STORY, 5)
+        wire.refuse = True
+        wire.drop_all()
+        ada.page.wait_for_timeout(1000)  # of the answer that nobody reads
+        wire.refuse = False
+        ada.button("Regenerate").wait_for()
+        ada.settle()
+        assert ended(ada, store).status == "completed"
+        assert ada.texts() == stored(ada, store)
+        assert len(ada.texts()) == 2
+        ada.page.close()
+        ada.errors.clear()  # of the connection that was lost
 
 
 def test_an_answer_is_written_to_its_end_behind_a_closed_tab(

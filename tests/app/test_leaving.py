@@ -14,6 +14,7 @@ import pytest
 from langchain_supabase_history import HistoryStore, Turn
 from tests.app.conftest import App, Visit, until
 from tests.app.test_chat import owner_of
+from tests.proxy import proxy
 
 Visits = Callable[..., Visit]
 STORY = "Tell me a story of 10000 words"
@@ -96,6 +97,26 @@ def test_a_closed_tab_interrupts_the_turn(visit: Visits, store: HistoryStore) ->
     watching.reload()
     assert watching.texts() == stored(watching, store)
     assert len(watching.texts()[1].split()) >= 5
+
+
+def test_a_lost_connection_interrupts_the_turn_and_comes_back_by_itself(
+    visit: Visits, app: App, store: HistoryStore
+) -> None:
+    with proxy(app.port) as wire:
+        ada = visit(at=app.through(wire.port))
+        ada.ask_and_watch(STORY, 5)
+        wire.refuse = True
+        wire.drop_all()
+        assert ended(ada, store).status == "interrupted"
+        wire.refuse = False
+        ada.page.get_by_text("This answer was stopped.").wait_for()
+        ada.settle()
+        assert ada.texts() == stored(ada, store)
+        assert len(ada.texts()) == 2
+        ada.ask("My name is Ada")
+        assert ada.texts() == stored(ada, store)
+        ada.page.close()
+        ada.errors.clear()  # of the connection that was lost
 
 
 def test_another_tab_waits_for_the_answer_and_asks_nothing_meanwhile(visit: Visits, store: HistoryStore) -> None:
