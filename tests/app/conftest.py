@@ -144,6 +144,12 @@ class Visit:
         """A button by its name."""
         return self.page.get_by_role("button", name=name, **options)
 
+    def thumbs(self) -> Locator:
+        """The thumbs up and down under the answers: buttons in some versions of Streamlit, radios in others."""
+        widget = self.page.get_by_test_id("stFeedback")
+        widget.first.wait_for()
+        return widget.get_by_role("button").or_(widget.get_by_role("radio"))
+
     @property
     def session(self) -> str:
         """The conversation that the address names."""
