@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import multiprocessing.resource_tracker
 import os
 import random
 import shutil
@@ -30,6 +31,7 @@ vars(psycopg_pool.base)["random"] = random.Random().random
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(leaks)  # for fixtures of the whole run too, which no conftest's hooks are asked about
+    multiprocessing.resource_tracker.ensure_running()  # a process that is started once, and lives for the whole run
 
 
 def missing(part: str, install: str) -> NoReturn:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import socket
 import threading
 import time
 import uuid
@@ -208,7 +209,7 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         limited = smith.fail_first > 0 and url.path.startswith(("/api/v2/", "/feedback"))
         if isinstance(smith.behave, float):
-            time.sleep(smith.behave)
+            self.server.stopped.wait(smith.behave)
         if smith.behave == "429" or limited:
             smith.fail_first -= limited
             smith.requests.append((self.command, url.path, 429))
@@ -242,6 +243,24 @@ class _Handler(BaseHTTPRequestHandler):
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     smith: LangSmithServer
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.stopped = threading.Event()
+        self._connections: set[socket.socket] = set()
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        self._connections.add(request)
+        super().process_request_thread(request, client_address)
+        self._connections.discard(request)
+
+    def server_close(self) -> None:
+        """End the connections that clients keep open, too: each holds a thread."""
+        super().server_close()
+        self.stopped.set()
+        for connection in list(self._connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 def environment(url: str, tracing: bool = True) -> dict[str, str]:

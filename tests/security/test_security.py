@@ -17,6 +17,7 @@ from langchain_core.messages import HumanMessage
 
 from langchain_supabase_history import Forbidden, HistoryError, HistoryStore, InvalidInput, NotConfigured
 from tests import servers
+from tests.conftest import start
 from tests.matrix import NAME, ROWS, Matrix, OverApi, OverSql, Request, Victim, functions, on_function, on_table, plant
 
 # Functions that run as the tables' owner, each for a reason: policies forbid the index of words to others, so that the
@@ -101,6 +102,7 @@ def users(data_api: servers.Lite) -> list[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def postgres_store(patient: tuple[str, servers.Lite]) -> Iterator[HistoryStore]:
     with HistoryStore.from_postgres(patient[0], jwt_secret=servers.JWT_SECRET) as store:
+        start(store)
         yield store
 
 
