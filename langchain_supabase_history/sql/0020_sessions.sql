@@ -34,11 +34,25 @@ exception when sqlstate '22P02' or sqlstate '22P05' then
 end
 $$;
 
--- Text as it is compared: without case and accents. Everything is built in, no extension is needed.
+-- Text as it is compared: without case and accents. Everything is built in, no extension is needed. A database whose
+-- locale is C knows no letters but those of ASCII, so the others that are in use are named here.
 create function chat_history_fold(value text) returns text
 language sql immutable strict parallel safe set search_path from current as $$
-  select lower(case when octet_length(value) = length(value) then value  -- nothing but ASCII
-    else normalize(regexp_replace(normalize(value, NFD), U&'[\0300-\036F]', '', 'g'), NFC) end)
+  select case when octet_length(value) = length(value) then lower(value)  -- nothing but ASCII
+    else (
+      select case when f.folded ~ '[Α-ΩЂ-ЯԱ-ՖŁłĐđØøĦħŦŧıÆŒÞÐŊҐς]'
+        then translate(f.folded,
+          'ΑΒΓΔΕΖΗΘΙΚΛΜΝΞΟΠΡΣΤΥΦΧΨΩς'
+          'ЂЄЅІЈЉЊЋЏАБВГДЕЖЗИЙКЛМНОПРСТУФХЦЧШЩЪЫЬЭЮЯҐ'
+          'ԱԲԳԴԵԶԷԸԹԺԻԼԽԾԿՀՁՂՃՄՅՆՇՈՉՊՋՌՍՎՏՐՑՒՓՔՕՖ'
+          'ŁłĐđØøĦħŦŧıÆŒÞÐŊ',
+          'αβγδεζηθικλμνξοπρστυφχψωσ'
+          'ђєѕіјљњћџабвгдежзийклмнопрстуфхцчшщъыьэюяґ'
+          'աբգդեզէըթժիլխծկհձղճմյնշոչպջռսվտրցւփքօֆ'
+          'llddoohhttiæœþðŋ')
+        else f.folded end
+        from (select lower(normalize(regexp_replace(normalize(value, NFD), U&'[\0300-\036F]', '', 'g'), NFC))) f (folded))
+    end
 $$;
 
 -- Text on one line, cut at a word where it has more characters than the second argument; null where it has none.

@@ -978,8 +978,21 @@ CREATE FUNCTION public.chat_history_fold(value text) RETURNS text
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     SET search_path TO 'public', 'pg_temp'
     AS $$
-  select lower(case when octet_length(value) = length(value) then value  -- nothing but ASCII
-    else normalize(regexp_replace(normalize(value, NFD), U&'[\0300-\036F]', '', 'g'), NFC) end)
+  select case when octet_length(value) = length(value) then lower(value)  -- nothing but ASCII
+    else (
+      select case when f.folded ~ '[Α-ΩЂ-ЯԱ-ՖŁłĐđØøĦħŦŧıÆŒÞÐŊҐς]'
+        then translate(f.folded,
+          'ΑΒΓΔΕΖΗΘΙΚΛΜΝΞΟΠΡΣΤΥΦΧΨΩς'
+          'ЂЄЅІЈЉЊЋЏАБВГДЕЖЗИЙКЛМНОПРСТУФХЦЧШЩЪЫЬЭЮЯҐ'
+          'ԱԲԳԴԵԶԷԸԹԺԻԼԽԾԿՀՁՂՃՄՅՆՇՈՉՊՋՌՍՎՏՐՑՒՓՔՕՖ'
+          'ŁłĐđØøĦħŦŧıÆŒÞÐŊ',
+          'αβγδεζηθικλμνξοπρστυφχψωσ'
+          'ђєѕіјљњћџабвгдежзийклмнопрстуфхцчшщъыьэюяґ'
+          'աբգդեզէըթժիլխծկհձղճմյնշոչպջռսվտրցւփքօֆ'
+          'llddoohhttiæœþðŋ')
+        else f.folded end
+        from (select lower(normalize(regexp_replace(normalize(value, NFD), U&'[\0300-\036F]', '', 'g'), NFC))) f (folded))
+    end
 $$;
 
 CREATE FUNCTION public.chat_history_follow_turn(session_id text, turn_id uuid DEFAULT NULL::uuid, after integer DEFAULT 0, user_id text DEFAULT NULL::text) RETURNS json

@@ -46,6 +46,31 @@ def test_words_are_found_whatever_their_case_and_accents(api: Api, session: str)
         assert found(user.search(query)) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "query", "word"),
+    [
+        ("ПРИВЕТ, Ёлка", "привет", "ПРИВЕТ"),
+        ("Зелена ҐАНОК, Їжак", "їжак", "Їжак"),
+        ("ΣΊΣΥΦΟΣ", "σίσυφος", "ΣΊΣΥΦΟΣ"),
+        ("Σίσυφος", "ΣΙΣΥΦΟΣ", "Σίσυφος"),
+        ("ՀԱՅԱՍՏԱՆ", "հայաստան", "ՀԱՅԱՍՏԱՆ"),
+        ("Wycieczka do ŁODZI", "lodzi", "ŁODZI"),
+        ("Wycieczka do Łodzi", "łodzi", "Łodzi"),
+        ("Bay đến Đà Nẵng", "da nang", "Đà Nẵng"),
+        ("Smørrebrød i København", "SMORREBROD", "Smørrebrød"),
+        ("İzmir'de sıcak", "izmir", "İzmir"),
+    ],
+)
+def test_letters_beyond_ascii_have_no_case_and_accents_either(
+    store: HistoryStore, session: str, text: str, query: str, word: str
+) -> None:
+    user = store.for_user(session)
+    user.append("s", [HumanMessage(text)])
+    ((shown, marked),) = found(user.search(query))
+    assert (shown, " ".join(marked)) == (text, word)
+    assert [one.session_id for one in user.sessions(query)] == ["s"]
+
+
 def test_only_what_is_there_is_found(api: Api, session: str) -> None:
     user = api.for_user(session)
     call = {"name": "secretname", "args": {"secretarg": "secretvalue"}, "id": "c", "type": "tool_call"}
