@@ -69,7 +69,10 @@ create table chat_history_sessions (
   revision bigint not null default 0,             -- raised by every change but an append
   unique (session_key, user_id),
   constraint names check (session_id <> '' and length(session_id) <= 1000 and octet_length(user_id) <= 2500),
-  constraint key check (session_key = chat_history_key(user_id, session_id))
+  constraint key check (session_key = chat_history_key(user_id, session_id)),
+  -- Of the years 1 to 9999: a time that programs cannot read would hide the lists that it is in.
+  constraint times check (least(created_at, updated_at, deleted_at) >= to_timestamp(-62135596800)
+    and greatest(created_at, updated_at, deleted_at) < to_timestamp(253402214400))
 ) with (fillfactor = 60);                         -- room for the counters' next version on the same page
 
 -- One user's sessions, in the order in which they are walked. None of its columns ever changes, so appends stay cheap.
@@ -98,7 +101,8 @@ create table chat_history_messages (
   created_at timestamptz not null default clock_timestamp(),
   primary key (session_key, position),
   unique (session_key, id),
-  foreign key (session_key, user_id) references chat_history_sessions (session_key, user_id) on delete cascade
+  foreign key (session_key, user_id) references chat_history_sessions (session_key, user_id) on delete cascade,
+  constraint times check (created_at >= to_timestamp(-62135596800) and created_at < to_timestamp(253402214400))
 );
 
 -- What a window reads: the messages in context from the newest on, without touching their payload.
@@ -138,6 +142,8 @@ create table chat_history_turns (
   primary key (session_key, id),
   unique (session_key, ordinal),
   foreign key (session_key, user_id) references chat_history_sessions (session_key, user_id) on delete cascade,
+  constraint times check (least(created_at, started_at, ended_at) >= to_timestamp(-62135596800)
+    and greatest(created_at, started_at, ended_at) < to_timestamp(253402214400)),
   constraint status check (status in ('running', 'interrupted', 'failed', 'completed')),
   constraint counts check (least(input_tokens, output_tokens, total_tokens) >= 0),
   constraint cost check (total_cost >= 0 and total_cost < 'Infinity')  -- NaN is above both
@@ -170,7 +176,9 @@ create table chat_history_feedback (
   refusals integer not null default 0,            -- how often LangSmith refused it; after ten it is left alone
   primary key (session_key, id),
   unique (session_key, ordinal),
-  foreign key (session_key, user_id) references chat_history_sessions (session_key, user_id) on delete cascade
+  foreign key (session_key, user_id) references chat_history_sessions (session_key, user_id) on delete cascade,
+  constraint times check (least(created_at, updated_at, sent_at) >= to_timestamp(-62135596800)
+    and greatest(created_at, updated_at, sent_at) < to_timestamp(253402214400))
 );
 
 create index chat_history_feedback_turn on chat_history_feedback (session_key, turn_id, key);
@@ -189,7 +197,8 @@ create table chat_history_alternatives (
   follows uuid,                                   -- the message that it follows; null: it begins the conversation
   created_at timestamptz not null default clock_timestamp(),
   primary key (session_key, id),
-  foreign key (session_key, user_id) references chat_history_sessions (session_key, user_id) on delete cascade
+  foreign key (session_key, user_id) references chat_history_sessions (session_key, user_id) on delete cascade,
+  constraint times check (created_at >= to_timestamp(-62135596800) and created_at < to_timestamp(253402214400))
 );
 
 -- What is shared does not change when the conversation does; it goes when the conversation is cleared or deleted.

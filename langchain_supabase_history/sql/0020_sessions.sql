@@ -97,7 +97,7 @@ $$;
 -- A session's metadata without what the view `conversations` keeps there.
 create function chat_history_own_metadata(metadata json) returns json
 language sql immutable set search_path from current as $$
-  select case when strpos($1::text, '"conversations_table"') = 0 then $1 else (
+  select case when json_typeof($1) <> 'object' or strpos($1::text, '"conversations_table"') = 0 then $1 else (
     select json_object_agg(e.key, e.value order by e.n)
       from json_each($1) with ordinality e (key, value, n) where e.key <> 'conversations_table') end
 $$;
@@ -172,7 +172,7 @@ begin
     case when since is not null then 's.updated_at >= $2' end,
     case when until is not null then 's.updated_at < $3' end,
     case when tags <> '{}' then 's.tags @> $4' end,
-    case when chat_history_json(metadata) is not null then 's.metadata::jsonb @> $5::jsonb' end,
+    case when chat_history_json(metadata) is not null then 'chat_history_jsonb(s.metadata) @> $5::jsonb' end,
     case when prefix <> '' then 'starts_with(s.session_id, $6)' end,
     case when query <> '' then
       '(strpos(chat_history_fold(s.session_id), $7) > 0

@@ -129,7 +129,8 @@ CREATE TABLE public.chat_history_sessions (
     erased_turn_id uuid,
     revision bigint DEFAULT 0 NOT NULL,
     CONSTRAINT key CHECK ((session_key = public.chat_history_key(user_id, session_id))),
-    CONSTRAINT names CHECK (((session_id <> ''::text) AND (length(session_id) <= 1000) AND (octet_length(user_id) <= 2500)))
+    CONSTRAINT names CHECK (((session_id <> ''::text) AND (length(session_id) <= 1000) AND (octet_length(user_id) <= 2500))),
+    CONSTRAINT times CHECK (((LEAST(created_at, updated_at, deleted_at) >= to_timestamp(('-62135596800'::bigint)::double precision)) AND (GREATEST(created_at, updated_at, deleted_at) < to_timestamp(('253402214400'::bigint)::double precision))))
 )
 WITH (fillfactor='60');
 
@@ -640,7 +641,8 @@ CREATE TABLE public.chat_history_turns (
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     CONSTRAINT cost CHECK (((total_cost >= (0)::numeric) AND (total_cost < 'Infinity'::numeric))),
     CONSTRAINT counts CHECK ((LEAST(input_tokens, output_tokens, total_tokens) >= 0)),
-    CONSTRAINT status CHECK ((status = ANY (ARRAY['running'::text, 'interrupted'::text, 'failed'::text, 'completed'::text])))
+    CONSTRAINT status CHECK ((status = ANY (ARRAY['running'::text, 'interrupted'::text, 'failed'::text, 'completed'::text]))),
+    CONSTRAINT times CHECK (((LEAST(created_at, started_at, ended_at) >= to_timestamp(('-62135596800'::bigint)::double precision)) AND (GREATEST(created_at, started_at, ended_at) < to_timestamp(('253402214400'::bigint)::double precision))))
 );
 
 CREATE FUNCTION public.chat_history_edit_messages(public.chat_history_turns, json) RETURNS boolean
@@ -910,7 +912,8 @@ CREATE TABLE public.chat_history_feedback (
     ordinal bigint NOT NULL,
     sent_at timestamp with time zone,
     unsent boolean DEFAULT false NOT NULL,
-    refusals integer DEFAULT 0 NOT NULL
+    refusals integer DEFAULT 0 NOT NULL,
+    CONSTRAINT times CHECK (((LEAST(created_at, updated_at, sent_at) >= to_timestamp(('-62135596800'::bigint)::double precision)) AND (GREATEST(created_at, updated_at, sent_at) < to_timestamp(('253402214400'::bigint)::double precision))))
 );
 
 CREATE FUNCTION public.chat_history_find_feedback(uuid, public.chat_history_feedback) RETURNS public.chat_history_feedback
@@ -1906,7 +1909,7 @@ begin
     case when since is not null then 's.updated_at >= $2' end,
     case when until is not null then 's.updated_at < $3' end,
     case when tags <> '{}' then 's.tags @> $4' end,
-    case when chat_history_json(metadata) is not null then 's.metadata::jsonb @> $5::jsonb' end,
+    case when chat_history_json(metadata) is not null then 'chat_history_jsonb(s.metadata) @> $5::jsonb' end,
     case when prefix <> '' then 'starts_with(s.session_id, $6)' end,
     case when query <> '' then
       '(strpos(chat_history_fold(s.session_id), $7) > 0
@@ -2254,7 +2257,7 @@ CREATE FUNCTION public.chat_history_own_metadata(metadata json) RETURNS json
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'public', 'pg_temp'
     AS $_$
-  select case when strpos($1::text, '"conversations_table"') = 0 then $1 else (
+  select case when json_typeof($1) <> 'object' or strpos($1::text, '"conversations_table"') = 0 then $1 else (
     select json_object_agg(e.key, e.value order by e.n)
       from json_each($1) with ordinality e (key, value, n) where e.key <> 'conversations_table') end
 $_$;
@@ -2449,7 +2452,8 @@ CREATE TABLE public.chat_history_alternatives (
     message_count bigint NOT NULL,
     parked bigint NOT NULL,
     follows uuid,
-    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT times CHECK (((created_at >= to_timestamp(('-62135596800'::bigint)::double precision)) AND (created_at < to_timestamp(('253402214400'::bigint)::double precision))))
 );
 
 CREATE FUNCTION public.chat_history_put_back(public.chat_history_sessions, public.chat_history_alternatives, uuid) RETURNS public.chat_history_sessions
@@ -2737,6 +2741,7 @@ CASE
 END) STORED,
     begins_turn boolean DEFAULT false NOT NULL,
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT times CHECK (((created_at >= to_timestamp(('-62135596800'::bigint)::double precision)) AND (created_at < to_timestamp(('253402214400'::bigint)::double precision)))),
     CONSTRAINT tokens CHECK ((tokens >= 0))
 );
 

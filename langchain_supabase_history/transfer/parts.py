@@ -122,11 +122,14 @@ class Assembler:
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 _STATUSES: Final = ("running", "interrupted", "failed", "completed")
+_TIMES: Final = ("created_at", "updated_at", "started_at", "ended_at", "sent_at")
 
 
 def problem_with(part: Part) -> str | None:
     """Why a part of a file cannot be one; None where it can."""
     kind = part.get("kind")
+    if wrong := next((name for name in _TIMES if not _is_time(part.get(name))), None):
+        return f"the {wrong} of a {kind} is no time of the years 1 to 9999"
     if kind == "session":
         return _session_problem(part)
     if kind not in COUNTED:
@@ -173,6 +176,13 @@ def _message_problem(part: Part) -> str | None:
 
 def _is_whole(value: Any, high: int) -> bool:
     return type(value) is int and 0 <= value <= high
+
+
+def _is_time(value: Any) -> bool:
+    try:
+        return value is None or bool(datetime.fromisoformat(value))
+    except (TypeError, ValueError):
+        return False
 
 
 def _is_uuid(value: Any) -> bool:

@@ -81,6 +81,51 @@ def test_a_payload_that_cannot_be_read_hides_no_list(shared_database: str, store
     assert [(s.session_id, s.title, s.excerpt) for s in user.sessions()] == [("s", None, None)]
 
 
+@pytest.mark.parametrize(
+    "metadata", ['["conversations_table"]', '"conversations_table"', '{"a": "\\u0000"}', "1e999999"]
+)
+def test_metadata_that_cannot_be_read_hides_no_list(
+    shared_database: str, store: HistoryStore, session: str, metadata: str
+) -> None:
+    """What a user has written past the functions into their own row does not stop the application's own listing."""
+    for name in ("broken", "sound"):
+        store.for_user(session).append(f"{session}-{name}", [HumanMessage("q")])
+    store.for_user(session).update_session(f"{session}-sound", metadata={"team": "a"})
+    with psycopg.connect(shared_database, autocommit=True) as conn:
+        broken = [metadata, f"{session}-broken"]
+        conn.execute("update chat_history_sessions set metadata = %s where session_id = %s", broken)
+    assert len(store.sessions(prefix=session, all_users=True).items) == 2
+    assert len(store.sessions(prefix=session, all_users=True, metadata={"team": "a"}).items) == 1
+
+
+TIMES = {
+    "sessions": ("created_at", "updated_at", "deleted_at"),
+    "messages": ("created_at",),
+    "turns": ("created_at", "started_at", "ended_at"),
+    "feedback": ("created_at", "updated_at", "sent_at"),
+    "alternatives": ("created_at",),
+}
+
+
+@pytest.mark.parametrize(
+    ("table", "column"), [(table, column) for table, columns in TIMES.items() for column in columns]
+)
+def test_a_time_that_programs_cannot_read_is_stored_by_nobody(
+    shared_database: str, postgres_store: HistoryStore, session: str, table: str, column: str
+) -> None:
+    stored = postgres_store.append(session, [HumanMessage("q"), AIMessage("a")])
+    postgres_store.add_feedback(session, stored[0], "helpful", score=1)
+    postgres_store.rewind_session(session, before=2)
+    with psycopg.connect(shared_database, autocommit=True) as conn:
+        for wrong in ("infinity", "-infinity", "0044-03-15 BC", "10000-01-01"):
+            with pytest.raises(psycopg.errors.CheckViolation, match="times"):
+                conn.execute(
+                    f"update chat_history_{table} t set {column} = %s from chat_history_sessions s "  # type: ignore[arg-type]
+                    "where s.session_key = t.session_key and s.session_id = %s",
+                    [wrong, session],
+                )
+
+
 @pytest.mark.parametrize("order", ORDERS)
 def test_pages_hold_each_session_once_in_order(api: Api, session: str, order: str) -> None:
     user = api.for_user(session)

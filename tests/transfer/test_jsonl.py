@@ -183,7 +183,12 @@ def damaged(file: bytes) -> dict[str, tuple[bytes, int]]:
     lines = file.splitlines(keepends=True)
     second = next(n for n, line in enumerate(lines) if b'"kind":"session"' in line and n > 1)
     deep = b'{"kind":"message","id":' + b"[" * 100_000 + b"\n"
-    bad_type = orjson.dumps({**orjson.loads(lines[3]), "type": ""}) + b"\n"
+
+    def changed(line: int, **values: str) -> bytes:
+        return b"".join(
+            [*lines[:line], orjson.dumps({**orjson.loads(lines[line]), **values}) + b"\n", *lines[line + 1 :]]
+        )
+
     return {
         "cut off in a line": (file[: -len(lines[-1]) - 20], 1),
         "cut off between lines": (b"".join(lines[:-1]), 1),
@@ -195,7 +200,10 @@ def damaged(file: bytes) -> dict[str, tuple[bytes, int]]:
         "latin-1": (b"".join([*lines[:2], b'{"kind":"\xe9"}\n', *lines[2:]]), 1),
         "nested": (b"".join([*lines[:2], deep, *lines[2:]]), 1),
         "too long": (b"".join([*lines[:2], b"x" * (65 * 2**20) + b"\n", *lines[2:]]), 1),
-        "no type": (b"".join([*lines[:3], bad_type, *lines[4:]]), 1),
+        "no type": (changed(3, type=""), 1),
+        "a session of no time": (changed(1, updated_at="infinity"), 1),
+        "a turn of no time": (changed(2, started_at="0044-03-15 BC"), 1),
+        "a message of no time": (changed(3, created_at="yesterday"), 1),
         "unknown part": (b"".join([*lines[:2], b'{"kind":"picture"}\n', *lines[2:]]), 1),
     }
 
@@ -213,6 +221,7 @@ def test_what_is_damaged_is_reported_and_the_rest_is_stored(postgres_store: Hist
     assert done.sessions == readable
     assert (done.unreadable > 0) == (readable < 2), done
     assert len(done.problems) == done.unreadable
+    assert bob.import_sessions(io.BytesIO(file), dry_run=True).unreadable == done.unreadable
     for session in bob.sessions().items:
         assert session.message_count == 2  # whole or not at all
 
