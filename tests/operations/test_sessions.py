@@ -120,7 +120,7 @@ def test_a_time_that_programs_cannot_read_is_stored_by_nobody(
         for wrong in ("infinity", "-infinity", "0044-03-15 BC", "10000-01-01"):
             with pytest.raises(psycopg.errors.CheckViolation, match="times"):
                 conn.execute(
-                    f"update chat_history_{table} t set {column} = %s from chat_history_sessions s "  # type: ignore[arg-type]
+                    f"update chat_history_{table} t set {column} = %s from chat_history_sessions s "
                     "where s.session_key = t.session_key and s.session_id = %s",
                     [wrong, session],
                 )

@@ -159,6 +159,42 @@ def test_what_is_no_conversation_is_reported_with_its_place(
     assert [session.session_id for session in ada.sessions().items] == ["good"]
 
 
+def test_the_names_of_types_and_roles_are_those_of_many_applications(store: HistoryStore, user: str) -> None:
+    ada = store.for_user(user)
+    names = ("HumanMessage", "user", "USER", "Human", "AIMessage", "assistant", "bot", "SystemMessage")
+    forms: list[Any] = [{form: name, "content": "x"} for name in names for form in ("type", "role")]
+    forms += [{"type": name, "data": {"content": "x", "type": name}} for name in names]
+    forms.append({"type": "ToolMessage", "content": "x", "tool_call_id": "c1"})
+    assert imported(ada, {"id": "s", "messages": forms}).unreadable == 0
+    types = [m.message.type for m in ada.messages("s", limit=100)]
+    expected = [*["human"] * 4, *["ai"] * 3, "system"]
+    assert types == [*(kind for kind in expected for _ in range(2)), *expected, "tool"]
+
+
+def test_text_that_only_python_reads_and_numbers_as_names(store: HistoryStore, user: str) -> None:
+    ada = store.for_user(user)
+    list_of_two = b'[{"role": "user", "content": "\\ud800 \\u0000"}, {"role": "assistant", "content": "a"}]'
+    for lines in (list_of_two, list_of_two + b"\n" + list_of_two.replace(b"user", b"human")):
+        done = ada.import_sessions(io.BytesIO(lines))
+        assert done.unreadable == 0, done
+    (one, _) = ada.sessions().items
+    assert [m.message.text for m in ada.messages(one.session_id)] == ["\ud800 \x00", "a"]
+    assert imported(store, {"id": user, "user_id": 7, "messages": [{"role": "user", "content": "q"}]}).messages == 1
+    assert store.for_user("7").delete_session(user)
+
+
+@pytest.mark.parametrize(("before", "problems"), [("\n \r\n", ()), ('{"id": "x", "mess\n', ("line 1",))])
+def test_a_file_of_lines_that_does_not_begin_with_one(
+    store: HistoryStore, user: str, before: str, problems: tuple[str, ...]
+) -> None:
+    ada = store.for_user(user)
+    lines = [json.dumps({"id": f"s{n}", "messages": [{"role": "user", "content": "q"}]}) for n in range(3)]
+    done = ada.import_sessions(io.BytesIO((before + "\n".join([*lines, "oops"])).encode()))
+    assert (done.sessions, done.unreadable) == (3, len(problems) + 1)
+    number = 3 + before.count("\n") + 1
+    assert [problem.partition(":")[0] for problem in done.problems] == [*problems, f"line {number}"]
+
+
 # --- ChatGPT
 
 
@@ -269,6 +305,15 @@ def test_claudes_export(store: HistoryStore, user: str) -> None:
     assert imported(ada, [CLAUDE]).known == 4
 
 
+def test_what_was_pasted_into_claude_is_in_its_attachments(store: HistoryStore, user: str) -> None:
+    ada = store.for_user(user)
+    files = [{"file_name": "pasted.txt", "extracted_content": "line 1\nline 2"}, {"extracted_content": "no name"}]
+    first: Any = CLAUDE["chat_messages"][0]
+    said_with = {**first, "attachments": files, "files": [{"file_name": "b.png"}]}
+    imported(ada, [{**CLAUDE, "chat_messages": [said_with]}])
+    assert said(ada, "cl") == [("human", "read it\n[file: pasted.txt]\nline 1\nline 2\nno name\n[file: b.png]")]
+
+
 # --- an application's table, and its files
 
 
@@ -316,6 +361,33 @@ def test_a_row_of_the_table_with_what_it_knows_of_its_turns(api: Api, user: str)
     session = store.session("conv_1")
     assert session.metadata == {"app": "x", "analytics": {"clicks": 3}}
     assert session.total_tokens == 30
+
+
+def test_a_row_whose_columns_are_text_with_json_in_it(store: HistoryStore, user: str) -> None:
+    ada = store.for_user(user)
+    value = row(MESSAGES, tokens_history=TOKENS, retriever_audits=AUDITS, metadata={"app": "x"})
+    names = ("messages", "tokens_history", "retriever_audits", "metadata")
+    assert imported(ada, {**value, **{name: json.dumps(value[name]) for name in names}}).messages == 5
+    assert ada.session("conv_1").metadata == {"app": "x"}
+    assert ada.turns("conv_1").items[1].total_tokens == 30
+    assert imported(ada, value).known == 5
+    assert imported(ada, {**value, "conversation_id": "no list", "messages": "hello"}).unreadable == 1
+
+
+def test_whatever_is_in_a_rows_metadata_is_kept(store: HistoryStore, user: str) -> None:
+    ada = store.for_user(user)
+    odd = {"a": "nul \x00", "b": {"$type": "bytes"}, "c": 1e300}
+    for name, metadata, expected in (
+        ("odd", odd, odd),
+        ("list", [1], {"metadata": [1]}),
+        ("text", "x", {"metadata": "x"}),
+    ):
+        value = row(MESSAGES, conversation_id=name, metadata=metadata, tokens_history=[odd], timestamp=1763028000000)
+        assert imported(ada, value).unreadable == 0
+        assert ada.session(name).metadata == expected
+        assert ada.turns(name).items[1].metadata == {"tokens_history": [odd]}
+        assert ada.session(name).updated_at.isoformat() == "2025-11-13T10:00:00+00:00"  # milliseconds
+    assert len(ada.sessions(metadata={"c": 1e300}).items) == 1
 
 
 def test_a_folder_of_such_files(store: HistoryStore, user: str, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, Final
 
 import orjson
 
+from ...core.values import loads
 from ...errors import InvalidInput
 from ..files import opened, reading_errors
 from ..formats.jsonl import MAX_LINE, is_ours, read_lines
@@ -67,12 +68,20 @@ def read(file: BinaryIO, format: str | None = None) -> Iterator[Part | Unreadabl
         InvalidInput: It is nothing that is known.
     """
     try:
-        first = file.readline(MAX_LINE + 1)
+        first = _first_line(file)
     except reading_errors() as error:
         raise InvalidInput(f"The file cannot be read: {error}.", advice=_HOW) from error
     if format == "jsonl" or (format is None and is_ours(first)):
         return read_lines(_chain(first, file))
     return _documents(first, file, format)
+
+
+def _first_line(file: BinaryIO) -> bytes:
+    """The first line that is not blank, with those in front of it."""
+    first = line = file.readline(MAX_LINE + 1)
+    while line and not line.strip():
+        first += (line := file.readline(MAX_LINE + 1))
+    return first
 
 
 def _chain(first: bytes, file: BinaryIO) -> Iterator[bytes]:
@@ -82,7 +91,7 @@ def _chain(first: bytes, file: BinaryIO) -> Iterator[bytes]:
 
 
 def _documents(first: bytes, file: BinaryIO, format: str | None) -> Iterator[Part | Unreadable]:
-    values = _json_lines(first, file) if _is_json(first) else None
+    values = _json_lines(_chain(first, file), first.count(b"\n")) if _is_json(first) else None
     if values is None or (format is None and kind_of(_loads(first)) is None):
         whole = first + file.read(_MAX_DOCUMENT)
         if len(whole) > _MAX_DOCUMENT:
@@ -107,18 +116,18 @@ def _documents(first: bytes, file: BinaryIO, format: str | None) -> Iterator[Par
 
 
 def _loads(text: bytes) -> Any:
-    return orjson.loads(text.strip().removeprefix(b"\xef\xbb\xbf"))
+    return loads(text.strip().removeprefix(b"\xef\xbb\xbf"))
 
 
 def _is_json(line: bytes) -> bool:
     try:
-        return isinstance(_loads(line), (dict, list))
-    except orjson.JSONDecodeError:
+        return len(line) <= MAX_LINE and isinstance(_loads(line), (dict, list))
+    except (ValueError, RecursionError):
         return False
 
 
-def _json_lines(first: bytes, file: BinaryIO) -> Iterable[tuple[str, Any]]:
-    for number, line in enumerate(_chain(first, file), 1):
+def _json_lines(lines: Iterable[bytes], first: int) -> Iterable[tuple[str, Any]]:
+    for number, line in enumerate(lines, first or 1):
         if not line.strip():
             continue
         where = f"line {number}"
@@ -127,23 +136,32 @@ def _json_lines(first: bytes, file: BinaryIO) -> Iterable[tuple[str, Any]]:
             continue
         try:
             yield where, _loads(line)
-        except orjson.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             yield where, Unreadable(where, f"it is not JSON in UTF-8 ({error})")
 
 
 def _values(whole: bytes) -> Iterable[tuple[str, Any]]:
     try:
-        document = _loads(whole)
+        document = orjson.loads(whole.strip().removeprefix(b"\xef\xbb\xbf"))
     except orjson.JSONDecodeError as error:
         try:
             document = json.loads(whole)
         except (ValueError, RecursionError):
+            if _is_damaged_in_front(whole):
+                return _json_lines(whole.splitlines(), 1)
             raise InvalidInput(f"The file is not JSON in UTF-8: {error}.", advice=_HOW) from None
     if isinstance(document, dict) and isinstance(document.get("conversations"), list):
         document = document["conversations"]
     if isinstance(document, list) and kind_of(document) is None:
         return [(f"conversation {number}", value) for number, value in enumerate(document, 1)]
     return [("the file", document)]
+
+
+def _is_damaged_in_front(whole: bytes) -> bool:
+    """Whether a file is a conversation a line, of which the first is damaged."""
+    first, _, rest = whole.partition(b"\n")
+    second = rest.partition(b"\n")[0]
+    return first.lstrip().startswith(b"{") and _is_json(second) and kind_of(_loads(second)) is not None
 
 
 def _is_exported(value: Any) -> bool:

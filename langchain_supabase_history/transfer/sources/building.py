@@ -12,10 +12,12 @@ import orjson
 from langchain_core.messages import BaseMessage
 
 from ...core.messages import encode_message
+from ...core.values import encode
 from ...errors import InvalidMessage
 from ..parts import Part, Unreadable
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECONDS: Final = 1e11  # from here on a number is no seconds: they would be of the year 5138
 _NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_OID, "langchain_supabase_history.import")
 
 
@@ -98,14 +100,14 @@ class _Builder:
         found = self._found
         rows = list(self._rows(found.messages, None, None))
         for turn_id, known in zip(self._asked, found.turns, strict=False):
-            self._turns[turn_id].update(known)
+            self._turns[turn_id].update({name: encode(value, name) for name, value in known.items()})
         rows += self._branches()
         ids = {"session_id": found.session_id, "user_id": found.user_id}
         yield {
             "kind": "session",
             **ids,
             "title": found.title,
-            "metadata": found.metadata or None,
+            "metadata": encode(found.metadata, "metadata") or None,
             "created_at": self._start.isoformat(),
             "updated_at": (found.updated_at or self._last_time()).isoformat(),
         }
@@ -173,9 +175,11 @@ class _Builder:
 
 
 def read_time(value: Any) -> datetime | None:
-    """A time as sources write it: seconds since 1970, or ISO 8601; None where it is neither."""
+    """A time as sources write it: seconds or milliseconds since 1970, or ISO 8601; None where it is neither."""
     try:
         if isinstance(value, (int, float)):
+            if abs(value) >= _MILLISECONDS:
+                value /= 1000
             if value < 0:  # fromtimestamp refuses these on Windows
                 return _EPOCH + timedelta(seconds=value)
             return datetime.fromtimestamp(value, UTC)

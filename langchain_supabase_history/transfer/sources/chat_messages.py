@@ -17,7 +17,15 @@ from langchain_core.messages import (
 
 from ...core.messages import decode_message
 
-_ROLES: Final = {"human": "user", "ai": "assistant", "bot": "assistant", "model": "assistant"}
+# LangChain's type for the names that applications give to roles and types, in lower case.
+_TYPES: Final = {
+    **dict.fromkeys(("human", "user", "humanmessage"), "human"),
+    **dict.fromkeys(("ai", "assistant", "aimessage", "bot", "model"), "ai"),
+    **dict.fromkeys(("system", "systemmessage"), "system"),
+    **dict.fromkeys(("tool", "toolmessage"), "tool"),
+    **dict.fromkeys(("function", "functionmessage"), "function"),
+}
+_ROLES: Final = {"human": "user", "ai": "assistant"}  # of OpenAI, where it is another than the type
 
 
 class NotAMessage(Exception):
@@ -39,7 +47,7 @@ def read_message(value: Any) -> Iterator[BaseMessage]:
         raise NotAMessage(f"a {type(value).__name__} where a message should be")
     try:
         if isinstance(value.get("data"), dict) and isinstance(value.get("type"), str):
-            yield decode_message(value["type"], value["data"])
+            yield _decoded(value["type"], value["data"])
         elif "role" in value:
             yield from _of_role(value)
         elif isinstance(value.get("type"), str) and "content" in value:
@@ -55,13 +63,19 @@ def read_message(value: Any) -> Iterator[BaseMessage]:
 def _of_type(value: dict[str, Any]) -> BaseMessage:
     data = {name: item for name, item in value.items() if name != "type"}
     try:
-        return decode_message(value["type"], data)
+        return _decoded(value["type"], data)
     except Exception:  # a type of the application's own
         return ChatMessage(role=value["type"] or "unknown", content=_text(value["content"]))
 
 
+def _decoded(kind: str, data: dict[str, Any]) -> BaseMessage:
+    known = _TYPES.get(kind.lower(), kind)
+    return decode_message(known, data if known == kind else {**data, "type": known})
+
+
 def _of_role(value: dict[str, Any]) -> Iterator[BaseMessage]:
-    role, content = _ROLES.get(value["role"], value["role"]), value.get("content")
+    kind = _TYPES.get(str(value["role"]).lower(), value["role"])
+    role, content = _ROLES.get(kind, kind), value.get("content")
     if isinstance(content, list) and any(isinstance(b, dict) and b.get("type") == "tool_result" for b in content):
         yield from _tool_results(content)
         return

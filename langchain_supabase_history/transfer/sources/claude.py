@@ -33,8 +33,8 @@ def _messages(said: dict[str, Any]) -> Iterator[BaseMessage]:
         "\n".join(block.get("text") or "" for block in blocks if block.get("type") == "text") or said.get("text") or ""
     )
     if said["sender"] == "human":
-        names = [item.get("file_name") for item in (said.get("attachments") or []) + (said.get("files") or [])]
-        yield HumanMessage("\n".join([text, *(f"[file: {name}]" for name in names if name)]).strip())
+        files = (said.get("attachments") or []) + (said.get("files") or [])
+        yield HumanMessage("\n".join([text, *filter(None, map(_file_text, files))]).strip())
         return
     calls = [block for block in blocks if block.get("type") == "tool_use"]
     results = [block for block in blocks if block.get("type") == "tool_result"]
@@ -49,6 +49,12 @@ def _messages(said: dict[str, Any]) -> Iterator[BaseMessage]:
             yield ToolMessage(_result_text(result), tool_call_id=call_id)
     if text:
         yield AIMessage(text)
+
+
+def _file_text(item: dict[str, Any]) -> str:
+    """A file's name, and the text that the export has of it, as of what was pasted."""
+    name, text = item.get("file_name"), item.get("extracted_content")
+    return "\n".join([*([f"[file: {name}]"] if name else []), *([str(text)] if text else [])])
 
 
 def _result_text(result: dict[str, Any]) -> str:

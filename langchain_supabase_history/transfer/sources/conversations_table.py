@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from ...core.values import loads
 from .building import Found, FoundConversation, read_time
 from .chat_messages import read_messages
 
 
 def read_table_row(value: dict[str, Any], where: str) -> FoundConversation:
     """A row, or a file that holds one."""
-    metadata = value.get("metadata") if isinstance(value.get("metadata"), dict) else {}
-    kept = {"analytics": value["analytics"]} if value.get("analytics") else {}
+    value = {**value, **{name: _parsed(value.get(name)) for name in _JSON}}
+    metadata = value["metadata"] if isinstance(value["metadata"], dict) else {}
+    kept = {"analytics": value["analytics"]} if value["analytics"] else {}
+    if value["metadata"] and not metadata:
+        kept["metadata"] = value["metadata"]
     messages = read_messages(value["messages"])
     questions = sum(message.type == "human" for message in messages)
-    turns = _turns(_list(value.get("tokens_history")), _list(value.get("retriever_audits")), questions)
+    turns = _turns(_list(value["tokens_history"]), _list(value["retriever_audits"]), questions)
     return FoundConversation(
         source="conversations-table",
         session_id=str(value["conversation_id"]),
@@ -22,9 +26,20 @@ def read_table_row(value: dict[str, Any], where: str) -> FoundConversation:
         messages=[Found(message) for message in messages],
         created_at=read_time(value.get("created_at") or value.get("timestamp")),
         updated_at=read_time(value.get("timestamp")),
-        metadata={**(metadata or {}), **kept},
+        metadata={**metadata, **kept},
         turns=turns,
     )
+
+
+_JSON: Final = ("messages", "metadata", "analytics", "tokens_history", "retriever_audits")
+
+
+def _parsed(value: Any) -> Any:
+    """What a column holds; where it is of type text, the JSON in it."""
+    try:
+        return loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 _COUNTS: Final = {

@@ -6,8 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-import orjson
-
+from ..formats.jsonl import dumps
 from ..parts import Part, Unreadable
 from .building import Found, FoundConversation, parts_of
 from .chat_messages import NotAMessage, read_messages
@@ -28,7 +27,7 @@ def kind_of(value: Any) -> str | None:
         return "chatgpt"
     if isinstance(value.get("chat_messages"), list):
         return "claude"
-    if "conversation_id" in value and isinstance(value.get("messages"), list):
+    if "conversation_id" in value and isinstance(value.get("messages"), (list, str)):
         return "conversations-table"
     if isinstance(value.get("messages"), list):
         return "messages"
@@ -52,11 +51,11 @@ def read_conversation(value: Any, kind: str, where: str) -> Iterator[Part | Unre
 def _messages(value: Any, where: str) -> FoundConversation:
     messages = value if isinstance(value, list) else value["messages"]
     given = {} if isinstance(value, list) else value
-    digest = hashlib.sha256(orjson.dumps(messages)).hexdigest()[:16]
+    digest = hashlib.sha256(dumps(messages)).hexdigest()[:16]
     return FoundConversation(
         source="messages",
         session_id=str(given.get("session_id") or given.get("id") or f"import-{digest}"),
-        user_id=given.get("user_id") or None,
+        user_id=str(given["user_id"]) if given.get("user_id") else None,
         title=given.get("title") or None,
         messages=[Found(message) for message in read_messages(messages)],
     )
