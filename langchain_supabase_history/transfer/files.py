@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, BinaryIO, TypeGuard, cast
+from typing import IO, Any, BinaryIO, Literal, TypeGuard, cast
 
 from ..core.settings import as_path
 from ..errors import InvalidInput, NotConfigured
@@ -34,11 +34,13 @@ def _zstd() -> Any:
 def written(target: str | os.PathLike[str] | IO[bytes]) -> Iterator[BinaryIO]:
     """A file to write to: a path, "-" for standard output, or a file that is open already, which stays open.
 
-    A path that ends in .gz or .zst is compressed.
+    A path that ends in .gz or .zst is compressed. A pipe or a device (/dev/stdout) is written to as it is.
 
     Raises:
         InvalidInput: The target is none of these, or cannot be written.
     """
+    if isinstance(target, io.TextIOBase):
+        raise InvalidInput("target must be a file for bytes: open it with mode 'wb'.")
     if callable(getattr(type(target), "write", None)):
         yield cast("BinaryIO", target)
         return
@@ -49,6 +51,10 @@ def written(target: str | os.PathLike[str] | IO[bytes]) -> Iterator[BinaryIO]:
     path = as_path(target, "target")
     if path.is_dir():
         raise InvalidInput(f"{path} is a folder: name a file.")
+    if path.exists() and not path.is_file():
+        with _raw(path, "wb", "written") as raw, _compressed(raw, path) as out:
+            yield out
+        return
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     except OSError as error:
@@ -65,6 +71,13 @@ def written(target: str | os.PathLike[str] | IO[bytes]) -> Iterator[BinaryIO]:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _raw(path: Path, mode: Literal["rb", "wb"], verb: str) -> BinaryIO:
+    try:
+        return path.open(mode)
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be {verb}: {error.strerror}.") from error
 
 
 def _umask() -> int:
@@ -105,6 +118,8 @@ def opened(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[BinaryIO]:
     Raises:
         InvalidInput: There is no such file, or it cannot be read.
     """
+    if isinstance(source, io.TextIOBase):
+        raise InvalidInput("source must be a file of bytes: open it with mode 'rb'.")
     if callable(getattr(type(source), "read", None)):
         yield cast("BinaryIO", source)
         return
@@ -112,11 +127,7 @@ def opened(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[BinaryIO]:
         yield sys.stdin.buffer
         return
     path = as_path(source, "source")
-    try:
-        raw = path.open("rb")
-    except OSError as error:
-        raise InvalidInput(f"{path} cannot be read: {error.strerror}.") from error
-    with raw:
+    with _raw(path, "rb", "read") as raw:
         if path.suffix == ".gz":
             with gzip.GzipFile(fileobj=raw, mode="rb") as unpacked:
                 yield cast("BinaryIO", unpacked)

@@ -9,9 +9,17 @@ import json
 import uuid
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    ChatMessage,
+    FunctionMessage,
+    HumanMessage,
+    ToolMessage,
+)
 
 from langchain_supabase_history import HistoryStore, Turn
 from tests.conftest import Api
@@ -108,6 +116,7 @@ def check_example(messages: list[dict[str, Any]]) -> None:
     for message in messages:
         assert message["role"] in ("system", "user", "assistant", "tool")
         assert message.get("content") is not None or message.get("tool_calls")
+        assert message["role"] == "user" or isinstance(message.get("content", ""), str)
         assert set(message) <= {"role", "content", "name", "tool_calls", "tool_call_id", "weight"}
         if message["role"] == "tool":
             waiting.remove(message["tool_call_id"])
@@ -115,7 +124,7 @@ def check_example(messages: list[dict[str, Any]]) -> None:
         assert not waiting
         for call in message.get("tool_calls", ()):
             assert set(call) == {"type", "id", "function"}
-            assert isinstance(json.loads(call["function"]["arguments"]), dict)
+            assert isinstance(orjson.loads(call["function"]["arguments"]), dict)
             waiting.append(call["id"])
         assert message.get("weight", 1) in (0, 1)
     assert not waiting
@@ -126,6 +135,12 @@ MESSAGES = st.one_of(
     st.builds(AIMessage, st.text(max_size=5)),
     st.builds(lambda ids: AIMessage("", tool_calls=[{**CALL, "id": i} for i in ids]), st.lists(st.sampled_from("abc"))),
     st.builds(lambda i: ToolMessage("r", tool_call_id=i), st.sampled_from("abcd")),
+    st.builds(ChatMessage, role=st.sampled_from(["critic", "user", "assistant"]), content=st.just("c")),
+    st.just(FunctionMessage(content="42", name="f")),
+    st.just(AIMessage([{"type": "thinking", "thinking": "t"}, {"type": "text", "text": "a"}, "b"])),
+    st.just(AIMessage("", tool_calls=[{**CALL, "id": "a", "args": {"x": float("nan"), "y": "\ud800"}}])),
+    st.just(ToolMessage([{"type": "text", "text": "r \ud800"}], tool_call_id="a")),
+    st.just(HumanMessage("\ud800 \x00 \\ud800")),
 )
 
 
@@ -144,7 +159,7 @@ def test_whatever_was_said_an_example_keeps_the_rules(
     ada = postgres_store.for_user(f"user-{uuid.uuid4()}")
     ada.append("s", conversation)
     for line in exported(ada, format="openai").splitlines():
-        check_example(json.loads(line)["messages"])
+        check_example(orjson.loads(line)["messages"])
 
 
 def test_fine_tuning_with_tools_weights_and_failures(store: HistoryStore, user: str) -> None:
@@ -225,3 +240,12 @@ def test_a_transcript_shows_what_was_written_and_runs_none_of_it(store: HistoryS
     assert len(headings) == 2  # one a conversation
     assert "> # heading" in markdown
     assert "\\<script\\>" in markdown  # in names and titles, which are not quoted
+
+
+@pytest.mark.parametrize("format", ["markdown", "html"])
+def test_line_ends_of_other_systems_are_line_ends(store: HistoryStore, user: str, format: str) -> None:
+    ada = store.for_user(user)
+    ada.append("s", [HumanMessage("one\r\ntwo\rthree"), AIMessage("a")])
+    text = exported(ada, format=format).decode()
+    assert "\ufffd" not in text
+    assert "one\ntwo\nthree" in text.replace("> ", "")

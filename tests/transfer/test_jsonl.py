@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import os
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +175,26 @@ def test_files_are_compressed_by_their_name(store: HistoryStore, user: str, tmp_
     if suffix == ".gz":
         assert len(parts(gzip.decompress(path.read_bytes()))) == 4
     assert store.for_user(f"{user}-copy").import_sessions(path).messages == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes")
+def test_a_pipe_is_written_to_and_not_replaced(store: HistoryStore, user: str, tmp_path: Path) -> None:
+    ada = store.for_user(user)
+    ada.append("s", [HumanMessage("q"), AIMessage("a")])
+    pipe = tmp_path / "pipe.jsonl.gz"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit(pipe.read_bytes)
+        assert ada.export_sessions(pipe).messages == 2
+        assert len(parts(gzip.decompress(read.result()))) == 5
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
+def test_a_file_that_is_open_for_text_is_refused(store: HistoryStore, user: str) -> None:
+    for call in (store.for_user(user).export_sessions, store.for_user(user).import_sessions):
+        with pytest.raises(InvalidInput, match="open it with mode"):
+            call(io.StringIO())  # type: ignore[arg-type]
 
 
 # --- damaged files

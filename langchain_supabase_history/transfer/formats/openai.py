@@ -7,14 +7,55 @@ caller.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
-from langchain_core.messages import AIMessage, BaseMessage, convert_to_openai_messages
+import orjson
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    ChatMessage,
+    FunctionMessage,
+    HumanMessage,
+    convert_to_openai_messages,
+)
 
 from ...core.repair import without_unanswered_calls
+from ...core.values import made_plain
 from ..parts import Assembler, Conversation, Part
-from .jsonl import dumps
+
+_ROLES: Final = ("user", "assistant", "system", "developer")
+
+
+def openai_messages(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
+    """Messages in OpenAI's form: of answers the text and the calls, whose arguments are JSON."""
+    return convert_to_openai_messages([_in_text(message) for message in messages])
+
+
+def has_role(message: BaseMessage) -> bool:
+    """Whether OpenAI has a role for who said it."""
+    if isinstance(message, ChatMessage):
+        return message.role in _ROLES
+    return not isinstance(message, FunctionMessage)
+
+
+def _in_text(message: BaseMessage) -> BaseMessage:
+    if isinstance(message, HumanMessage):  # which may hold pictures
+        return message
+    changes: dict[str, Any] = {"content": str(message.text)}
+    if isinstance(message, AIMessage):  # NaN and the like are null
+        changes["tool_calls"] = [{**call, "args": orjson.loads(json_line(call["args"]))} for call in message.tool_calls]
+    return message.model_copy(update=changes)
+
+
+def json_line(value: Any) -> bytes:
+    """A line of JSON that every reader takes: without NaN, NUL and lone surrogates."""
+    try:
+        return orjson.dumps(value) + b"\n"
+    except TypeError:  # text that is none, a number that is too long for it
+        text = made_plain(json.dumps(value, ensure_ascii=False, default=str))
+        return json.dumps(json.loads(text, parse_constant=lambda _: None)).encode() + b"\n"
 
 
 class OpenAiFineTuning:
@@ -38,7 +79,7 @@ class OpenAiFineTuning:
         """Write the conversation that ends with the part."""
         conversation = self._assemble.take(part)
         if conversation is not None and (example := self._example(conversation)) is not None:
-            self._out.write(dumps(example) + b"\n")
+            self._out.write(json_line(example))
 
     def close(self) -> None:
         """Nothing belongs to the end."""
@@ -50,10 +91,10 @@ class OpenAiFineTuning:
         marked = [
             _marked(stored.message) if {stored.id, stored.turn_id} & rejected else stored.message for stored in shown
         ]
-        messages = without_unanswered_calls(marked)
+        messages = [message for message in without_unanswered_calls(marked) if has_role(message)]
         if not any(isinstance(message, AIMessage) for message in messages):
             return None
-        converted = convert_to_openai_messages(messages)
+        converted = openai_messages(messages)
         for message, plain in zip(messages, converted, strict=True):
             if isinstance(message, AIMessage) and message.additional_kwargs.get(_REJECTED):
                 plain["weight"] = 0

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 from uuid import UUID
 
-from langchain_core.messages import AIMessage, BaseMessage, convert_to_openai_messages
+from langchain_core.messages import AIMessage, BaseMessage
 
 from ...core.repair import without_unanswered_calls
 from ...records import StoredMessage
 from ..parts import Assembler, Conversation, Part
-from .jsonl import dumps
+from .openai import has_role, json_line, openai_messages
 
 
 class OpenAiPreferences:
@@ -39,7 +39,7 @@ class OpenAiPreferences:
         """Write the pairs of the conversation that ends with the part."""
         if (conversation := self._assemble.take(part)) is not None:
             for example in self._examples(conversation):
-                self._out.write(dumps(example) + b"\n")
+                self._out.write(json_line(example))
 
     def close(self) -> None:
         """Nothing belongs to the end."""
@@ -50,7 +50,7 @@ class OpenAiPreferences:
             rated = [(scores[answer.id], n) for n, answer in enumerate(answers) if answer.id in scores]
             if not rated or min(rated)[0] == max(rated)[0]:
                 continue
-            given: dict[str, Any] = {"messages": convert_to_openai_messages(before)}
+            given: dict[str, Any] = {"messages": openai_messages([message for message in before if has_role(message)])}
             if self._tools:
                 given["tools"] = self._tools
             yield {
@@ -73,7 +73,7 @@ class OpenAiPreferences:
 
 
 def _output(answer: StoredMessage) -> dict[str, Any]:
-    (plain,) = convert_to_openai_messages([answer.message])
+    (plain,) = openai_messages([answer.message])
     return plain
 
 

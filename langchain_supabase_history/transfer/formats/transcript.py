@@ -18,6 +18,7 @@ from ...records import StoredMessage
 from ..parts import Assembler, Conversation, Part
 
 _NAMES: Final = {"human": "Human", "ai": "AI", "tool": "Tool", "system": "System"}
+_LINE_ENDS: Final = re.compile("\r\n?")
 _CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -29,7 +30,7 @@ def _who(message: BaseMessage) -> str:
 def _text(message: BaseMessage) -> str:
     """What can be read of a message: its text, and a word for each block that is none."""
     if isinstance(message.content, str):
-        return _CONTROL.sub("\ufffd", message.content)
+        return _plain(message.content)
     parts = []
     for block in message.content:
         if isinstance(block, str):
@@ -38,7 +39,11 @@ def _text(message: BaseMessage) -> str:
             parts.append(str(block.get("text", "")))
         elif block.get("type") not in ("tool_use", "tool_call", "function_call"):
             parts.append(f"[{block.get('type', 'content')}]")
-    return _CONTROL.sub("\ufffd", "\n".join(parts))
+    return _plain("\n".join(parts))
+
+
+def _plain(text: str) -> str:
+    return _CONTROL.sub("\ufffd", _LINE_ENDS.sub("\n", text))
 
 
 def _calls(message: BaseMessage) -> Iterator[tuple[str, str]]:
