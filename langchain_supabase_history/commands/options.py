@@ -25,11 +25,15 @@ class Group(click.Group):
     """Shows our errors as one sentence, without a traceback, and the commands in the order in which they were made."""
 
     def invoke(self, ctx: click.Context) -> object:
-        """Invoke a command; an error of ours ends it with status 1."""
+        """Invoke a command; an error of ours, or a file that cannot be read or written, ends it with status 1."""
         try:
             return super().invoke(ctx)
         except HistoryError as error:
             raise click.ClickException(str(error)) from error
+        except BrokenPipeError:  # whoever reads has enough: click ends quietly
+            raise
+        except OSError as error:
+            raise click.ClickException(f"{error.filename or 'The output'}: {error.strerror or error}.") from error
 
     def main(self, *args: Any, **options: Any) -> Any:
         """Run the command. What a stream cannot write (a console of Windows, say) is escaped."""

@@ -62,10 +62,7 @@ def export_conversations(
     as_json: bool,
 ) -> None:
     """Write conversations to FILE; "-" is standard output. A file appears under its name when it is whole."""
-    if session_ids:
-        chosen: dict[str, Any] = {"session_ids": session_ids}
-    else:
-        chosen = {**which, "all_users": all_users}
+    chosen = _chosen(which, all_users, session_ids)
     given = {"rows": rows, "feedback_key": feedback_key}
     chosen |= {name: value for name, value in given.items() if value is not None}
     with place.open() as store, progress("messages") as count:
@@ -79,6 +76,14 @@ def export_conversations(
         print_json(done)
     else:
         click.echo(f"{done.sessions:,} conversations with {done.messages:,} messages", err=True)
+
+
+def _chosen(which: dict[str, Any], all_users: bool, session_ids: tuple[str, ...]) -> dict[str, Any]:
+    """Which sessions to export. The names of some and filters are both passed on, and refused, where both are given."""
+    chosen = {**which, "all_users": all_users}
+    if not session_ids:
+        return chosen
+    return {**{name: value for name, value in chosen.items() if value}, "session_ids": session_ids}
 
 
 @export.command(
@@ -145,7 +150,7 @@ def export_sheets(
     as_json: bool,
 ) -> None:
     """Write conversations to SPREADSHEET, an id, an address or a name, or bring up to date what was written before."""
-    chosen: dict[str, Any] = {"session_ids": session_ids} if session_ids else {**which, "all_users": all_users}
+    chosen = _chosen(which, all_users, session_ids)
     given = {"worksheets": worksheets, "share_with": share_with, "credentials": credentials}
     chosen |= {name: value for name, value in given.items() if value}
     with place.open() as store, progress("messages") as count:

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Literal, TypeGuard, cast
+from typing import IO, Any, BinaryIO, TypeGuard, cast
 
 from ..core.settings import as_path
 from ..errors import InvalidInput, NotConfigured
@@ -51,31 +51,27 @@ def written(target: str | os.PathLike[str] | IO[bytes]) -> Iterator[BinaryIO]:
     path = as_path(target, "target")
     if path.is_dir():
         raise InvalidInput(f"{path} is a folder: name a file.")
-    if path.exists() and not path.is_file():
-        with _raw(path, "wb", "written") as raw, _compressed(raw, path) as out:
-            yield out
-        return
-    try:
+    with _reported(path, "written"):
+        if path.exists() and not path.is_file():
+            with path.open("wb") as raw, _compressed(raw, path) as out:
+                yield out
+            return
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    except OSError as error:
-        raise InvalidInput(f"{path} cannot be written: {error.strerror}.") from error
-    try:
-        with os.fdopen(handle, "wb") as raw, _compressed(raw, path) as out:
-            yield out
-        with suppress(OSError):  # as a new file would be, not as a temporary one is
-            Path(name).chmod(0o666 & ~_umask())
         try:
+            with os.fdopen(handle, "wb") as raw, _compressed(raw, path) as out:
+                yield out
+            with suppress(OSError):  # as a new file would be, not as a temporary one is
+                Path(name).chmod(0o666 & ~_umask())
             Path(name).replace(path)
-        except OSError as error:
-            raise InvalidInput(f"{path} cannot be written: {error.strerror}.") from error
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        finally:
+            Path(name).unlink(missing_ok=True)
 
 
-def _raw(path: Path, mode: Literal["rb", "wb"], verb: str) -> BinaryIO:
+@contextmanager
+def _reported(path: Path, verb: str) -> Iterator[None]:
+    """Says of an error of the disk which file it is about."""
     try:
-        return path.open(mode)
+        yield
     except OSError as error:
         raise InvalidInput(f"{path} cannot be {verb}: {error.strerror}.") from error
 
@@ -127,7 +123,9 @@ def opened(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[BinaryIO]:
         yield sys.stdin.buffer
         return
     path = as_path(source, "source")
-    with _raw(path, "rb", "read") as raw:
+    with _reported(path, "read"):
+        raw = path.open("rb")
+    with raw:
         if path.suffix == ".gz":
             with gzip.GzipFile(fileobj=raw, mode="rb") as unpacked:
                 yield cast("BinaryIO", unpacked)

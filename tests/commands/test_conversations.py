@@ -202,6 +202,31 @@ def test_export_and_import(url: str, pg: servers.Postgres, tmp_path: Path) -> No
     assert "</html>" in (tmp_path / "ada.html").read_text()
 
 
+def test_names_and_filters_are_not_given_both(url: str) -> None:
+    for words in (("--query", "x"), ("--archived",), ("--all-users",)):
+        done = run("export", "conversations", "-", "--session", "trip", *words, url=url)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "session_ids or filters, not both" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is full")
+@pytest.mark.parametrize("words", ["sessions --all-users", "export conversations - --all-users"])
+def test_a_full_disk_is_one_line(url: str, words: str) -> None:
+    environ = {**os.environ, "SUPABASE_DB_URL": url}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [COMMAND, *words.split()],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environ,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[0] == "Error: The output: No space left on device."
+
+
 def test_what_cannot_be_imported_is_named(url: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.json"
     path.write_text('[{"session_id": "x", "messages": [7]}]')

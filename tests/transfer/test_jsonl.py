@@ -301,6 +301,17 @@ def test_a_broken_off_file_is_never_left_under_its_name(store: HistoryStore, use
     assert [p.name for p in tmp_path.iterdir()] == ["all.jsonl"]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is full")
+def test_a_full_disk_is_told(store: HistoryStore, user: str, tmp_path: Path) -> None:
+    ada = store.for_user(user)
+    ada.append("s", [HumanMessage("x")])
+    full = tmp_path / "full.jsonl"
+    full.symlink_to("/dev/full")
+    with pytest.raises(InvalidInput, match="cannot be written: No space left"):
+        ada.export_sessions(full)
+    assert full.is_char_device()
+
+
 def test_export_user_is_all_of_a_person(api: Api, user: str) -> None:
     store = api.for_user(user)
     names = fill(store, "s")

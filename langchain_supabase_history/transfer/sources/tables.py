@@ -79,7 +79,10 @@ def _columns(conn: _Connection, table: str) -> set[str]:
         [Identifier(*table.split(".")).as_string(conn)],
     ).fetchall()
     if not found:
-        raise NotFound(f"There is no table {table!r} in that database, or the login may not see it.")
+        raise NotFound(
+            f"There is no table {table!r} in that database, or the login may not see it.",
+            advice="Name it with its schema where that is not on the login's path.",
+        )
     return {row["attname"] for row in found}
 
 
