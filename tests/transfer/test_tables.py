@@ -10,6 +10,7 @@ import tempfile
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -243,6 +244,42 @@ def test_a_table_conversations(store: HistoryStore, user: str, empty_database: s
     assert (done.sessions, done.messages, done.unreadable) == (2, 2, 1)
     assert "bad" in done.problems[0]
     assert ada.turns("one").items[0].total_tokens == 3
+
+
+def test_the_saves_of_a_conversation_are_one_conversation(store: HistoryStore, user: str, empty_database: str) -> None:
+    """Such applications insert the whole list again; where two go on otherwise, the latest is the conversation."""
+    ada = store.for_user(user)
+
+    def lists(*texts: str) -> list[dict[str, str]]:
+        return [{"role": "assistant" if n % 2 else "user", "content": text} for n, text in enumerate(texts)]
+
+    saves = [
+        (1, "c", lists("q")),
+        (2, "c", lists("q", "A")),
+        (3, "c", lists("q", "A", "why?", "so")),
+        (4, "c", lists("q", "B", "why?", "because")),
+        (5, "c", lists("Q", "B")),
+        (6, "c", lists("q", "B", "why?", "because", "ok")),
+        (7, "c", lists("q", "B")),  # it comes late, and takes nothing away
+        (7, "d", lists("q")),
+        (7, "d", lists("q", "A")),  # at the same time
+        (8, "d", 7),
+    ]
+    with psycopg.connect(empty_database) as conn:
+        conn.execute("create table conversations (conversation_id text, messages jsonb, timestamp timestamptz)")
+        for minute, name, messages in saves:
+            at = f"2026-01-02 03:{minute:02}:00Z"
+            conn.execute("insert into conversations values (%s, %s, %s)", [name, json.dumps(messages), at])
+    done = ada.import_table(empty_database, "conversations")
+    assert (done.sessions, done.messages, done.unreadable) == (2, 12, 1)
+    assert [m.text for m in ada.load("c")] == ["q", "B", "why?", "because", "ok"]
+    assert [m.text for m in ada.load("d")] == ["q", "A"]
+    taken = {tuple(str(m.message.text) for m in ada.alternative_messages("c", a)): a for a in ada.alternatives("c")}
+    assert {said: a.position for said, a in taken.items()} == {("Q", "B"): 1, ("A", "why?", "so"): 2}
+    assert ada.session("c").created_at == datetime(2026, 1, 2, 3, 1, tzinfo=UTC)
+    assert ada.import_table(empty_database, "conversations").messages == 0
+    ada.switch_to("c", taken["A", "why?", "so"])
+    assert [m.text for m in ada.load("c")] == ["q", "A", "why?", "so"]
 
 
 def test_a_table_that_has_grown_is_continued(store: HistoryStore, user: str, empty_database: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import orjson
 from langchain_core.messages import BaseMessage
 
-from ...core.messages import encode_message
+from ...core.messages import Encoded, encode_message
 from ...core.values import encode
 from ...errors import InvalidMessage
 from ..parts import Part, Unreadable
@@ -141,7 +141,7 @@ class _Builder:
         start = before.position + 1 if before else 1
         for position, item in enumerate(messages, start):
             encoded = encode_message(item.message, f"messages[{position - 1}]")
-            key = item.key or f"{position}\x00{encoded.type}\x00{encoded.data.decode()}"
+            key = item.key or _key(position, encoded)
             begins = encoded.type == "human" or not turn_id
             at = (item.created_at or self._start).isoformat()
             if begins:
@@ -172,6 +172,15 @@ class _Builder:
         found = self._found
         name = "\x00".join((found.source, found.user_id or "", found.session_id, kind, key))
         return str(uuid.uuid5(_NAMESPACE, name))
+
+
+def key_of(message: BaseMessage, position: int) -> str:
+    """The key of a message that has none of its own: its place and its content."""
+    return _key(position, encode_message(message, f"messages[{position - 1}]"))
+
+
+def _key(position: int, encoded: Encoded) -> str:
+    return f"{position}\x00{encoded.type}\x00{encoded.data.decode()}"
 
 
 def read_time(value: Any) -> datetime | None:

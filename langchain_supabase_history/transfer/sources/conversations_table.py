@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from ...core.values import loads
-from .building import Found, FoundConversation, read_time
+from .building import Found, FoundBranch, FoundConversation, key_of, read_time
 from .chat_messages import read_messages
 
 
@@ -29,6 +30,66 @@ def read_table_row(value: dict[str, Any], where: str) -> FoundConversation:
         metadata={**metadata, **kept},
         turns=turns,
     )
+
+
+class Saves:
+    """Puts together what an application has saved of one conversation: the whole list, at each save.
+
+    The latest list is the conversation; what the others have in its place are alternatives. A list that ends earlier
+    than another takes nothing away from it. The same holds for what is written through the view `conversations`.
+    """
+
+    def __init__(self) -> None:
+        self._latest: FoundConversation | None = None
+        self._lists: list[tuple[list[str], Sequence[Found]]] = []  # the conversation, then what else there was
+
+    def add(self, save: FoundConversation) -> None:
+        """Add a save that is older than those before."""
+        keys = [key_of(item.message, position) for position, item in enumerate(save.messages, 1)]
+        if self._latest is None:
+            self._latest = save
+        elif save.created_at and self._latest.created_at:
+            self._latest.created_at = min(save.created_at, self._latest.created_at)
+        for n, (known, _) in enumerate(self._lists):
+            if keys == known[: len(keys)]:
+                return
+            if known == keys[: len(known)]:
+                self._lists[n] = (keys, save.messages)
+                if n == 0:
+                    self._latest.turns = save.turns
+                return
+        self._lists.append((keys, save.messages))
+
+    def conversation(self) -> FoundConversation | None:
+        """All of it; None where there was no save."""
+        if self._latest is None:
+            return None
+        self._latest.messages = self._lists[0][1]
+        self._latest.branches = self._branches()
+        return self._latest
+
+    def _branches(self) -> list[FoundBranch]:
+        found = []
+        placed = [(self._lists[0][0], self._lists[0][0])]  # of each list what its messages say, and their keys
+        used = set(self._lists[0][0])
+        for said, messages in self._lists[1:]:
+            alike, before = max(((_alike(said, other), keys) for other, keys in placed), key=lambda pair: pair[0])
+            keys = before[:alike]
+            for said_here in said[alike:]:  # the same may have been said in this place behind something else
+                keys.append(f"{said_here}\x00{keys[-1] if keys else ''}" if said_here in used else said_here)
+            used.update(keys)
+            placed.append((said, keys))
+            rest = [
+                Found(item.message, key, item.created_at)
+                for item, key in zip(messages[alike:], keys[alike:], strict=True)
+            ]
+            found.append(FoundBranch(keys[alike - 1] if alike else None, rest))
+        return found
+
+
+def _alike(one: list[str], other: list[str]) -> int:
+    """How many messages two lists begin with alike."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 _JSON: Final = ("messages", "metadata", "analytics", "tokens_history", "retriever_audits")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
+from ...errors import InvalidMessage
 from ..formats.jsonl import dumps
 from ..parts import Part, Unreadable
 from .building import Found, FoundConversation, parts_of
 from .chat_messages import NotAMessage, read_messages
 from .chatgpt import read_chatgpt
 from .claude import read_claude
-from .conversations_table import read_table_row
+from .conversations_table import Saves, read_table_row
 
 Reader = Callable[[Any, str], FoundConversation]
 
@@ -40,12 +41,33 @@ def _is_message(value: Any) -> bool:
 
 def read_conversation(value: Any, kind: str, where: str) -> Iterator[Part | Unreadable]:
     """The parts of one conversation of a kind; why, where it cannot be read."""
+    found = _read(value, kind, where)
+    yield from (found,) if isinstance(found, Unreadable) else parts_of(found)
+
+
+def read_saves(values: Iterable[Any], where: str) -> Iterator[Part | Unreadable]:
+    """The parts of the one conversation that rows of a table `conversations` hold, the latest first."""
+    saves = Saves()
+    for value in values:
+        found = _read(value, "conversations-table", where)
+        if isinstance(found, Unreadable):
+            yield found
+            continue
+        try:
+            saves.add(found)
+        except InvalidMessage as error:
+            yield Unreadable(where, error.says)
+    if (whole := saves.conversation()) is not None:
+        yield from parts_of(whole)
+
+
+def _read(value: Any, kind: str, where: str) -> FoundConversation | Unreadable:
     try:
-        yield from parts_of(_READERS[kind](value, where))
+        return _READERS[kind](value, where)
     except NotAMessage as error:
-        yield Unreadable(where, f"it holds {error}")
+        return Unreadable(where, f"it holds {error}")
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        yield Unreadable(where, f"it is no conversation of kind {kind} ({type(error).__name__})")
+        return Unreadable(where, f"it is no conversation of kind {kind} ({type(error).__name__})")
 
 
 def _messages(value: Any, where: str) -> FoundConversation:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any, Final
 
 import psycopg
@@ -24,7 +24,7 @@ from ...errors import InvalidInput, NotConfigured, NotFound, Unavailable
 from ..parts import Part, Unreadable
 from .building import Found, FoundConversation, parts_of
 from .chat_messages import NotAMessage, read_messages
-from .documents import read_conversation
+from .documents import read_saves
 from .responses import read_items
 
 TABLES: Final[dict[str, str | None]] = {
@@ -147,13 +147,16 @@ def _time(row: dict[str, Any]) -> Any:
 
 
 def _conversations(conn: _Connection, table: Identifier, columns: set[str]) -> Iterator[Part | Unreadable]:
-    for row in _rows(conn, SQL("select to_jsonb(c)::text as row from {} c order by {}").format(table, _first(columns))):
-        value = loads(row["row"].encode())
-        yield from read_conversation(value, "conversations-table", f"conversation {value.get('conversation_id')!r}")
-
-
-def _first(columns: set[str]) -> Identifier:
-    return Identifier(next(name for name in ("timestamp", "created_at", "conversation_id") if name in columns))
+    """A row a save, the latest of each conversation first."""
+    whose = [Identifier(name) for name in ("user_id", "conversation_id") if name in columns]
+    when = [Identifier(name) for name in ("timestamp", "created_at") if name in columns]
+    query = SQL("select jsonb_build_array({})::text as whose, to_jsonb(c)::text as row from {} c order by {}").format(
+        SQL(", ").join(whose), table, SQL(", ").join([SQL("1"), *(SQL("{} desc nulls last").format(at) for at in when)])
+    )
+    for _, rows in groupby(_rows(conn, query), key=lambda row: row["whose"]):
+        first = next(rows)
+        where = f"conversation {loads(first['row'].encode()).get('conversation_id')!r}"
+        yield from read_saves((loads(row["row"].encode()) for row in chain([first], rows)), where)
 
 
 def _langgraph(conn: _Connection, table: Identifier, columns: set[str]) -> Iterator[Part | Unreadable]:
