@@ -4,7 +4,7 @@
 --   chat_history_index_search    makes the index that answers it, in a language; off until it is called
 --   chat_history_language        that language: a text search configuration
 --   chat_history_words           what the index holds of a message
---   chat_history_plain           folded text with spaces in place of all punctuation
+--   chat_history_blank           text with spaces in place of all punctuation; chat_history_plain folds it too
 --   chat_history_search_query    the words of a query, and chat_history_search_parts what must be looked for in the text
 --   chat_history_excerpt         the part of a text around what was found in it
 --   chat_history_callers_owner   whose messages the caller may search
@@ -17,11 +17,16 @@
 create function chat_history_language() returns regconfig
 language sql stable parallel safe set search_path from current as $$ select 'pg_catalog.simple'::regconfig $$;
 
--- Text as it is searched: folded, each character of punctuation a space. It has as many characters as the folded text.
+-- Text with a space in place of each character of punctuation. It has as many characters.
+create function chat_history_blank(value text) returns text
+language sql immutable strict parallel safe set search_path from current as $$
+  select regexp_replace(value, E'[\\x01-\\x1f!-/:-@\\[-`{-~«»“”‘’„–—…¿¡·、。，！？；：（）「」『』【】《》]', ' ', 'g')
+$$;
+
+-- Text as it is searched: folded, without punctuation.
 create function chat_history_plain(value text) returns text
 language sql immutable strict parallel safe set search_path from current as $$
-  select regexp_replace(chat_history_fold(value),
-                        E'[\\x01-\\x1f!-/:-@\\[-`{-~«»“”‘’„–—…¿¡·、。，！？；：（）「」『』【】《》]', ' ', 'g')
+  select chat_history_blank(chat_history_fold(value))
 $$;
 
 -- The word that stands for a user or a session in the index. No word of a text looks like it.
@@ -30,12 +35,19 @@ language sql immutable strict parallel safe set search_path from current as $$
   select '/' || $1 || '/' || encode(sha256(convert_to($2, 'UTF8')), 'hex')
 $$;
 
--- What the index holds of a message of a user and a session. Of a very long one the beginning, for an index entry has its limit.
+-- What the index holds of a message of a user and a session: its words as they are, so that a beginning is found, and in a
+-- language their stems, which are made of words with their accents. Of a very long one the beginning, for an index entry
+-- has its limit.
 create function chat_history_words(text, uuid, json) returns tsvector
 language plpgsql immutable cost 5000 set search_path from current as $$
+declare
+  body constant text := left(chat_history_text($3), 100000);
+  words tsvector := to_tsvector('pg_catalog.simple', chat_history_plain(body));
 begin
-  return to_tsvector(chat_history_language(), chat_history_plain(left(chat_history_text($3), 100000)))
-    || array_to_tsvector(array[chat_history_mark('u', $1), chat_history_mark('s', $2::text)]);
+  if chat_history_language() <> 'pg_catalog.simple'::regconfig then
+    words := words || to_tsvector(chat_history_language(), chat_history_blank(lower(normalize(body, NFC))));
+  end if;
+  return words || array_to_tsvector(array[chat_history_mark('u', $1), chat_history_mark('s', $2::text)]);
 end
 $$;
 
@@ -77,19 +89,27 @@ language sql immutable set search_path from current as $$
     where w.word ~ U&'[\0E00-\0EFF\1000-\109F\1780-\17FF\2E80-\A4CF\AC00-\D7AF\F900-\FAFF\+020000-\+03FFFF]'
 $$;
 
--- The other words, all of which must be there; of the last one its beginning is enough. Null where there is none.
+-- The other words, all of which must be there, as they are or in another form that the language knows; of the last one its
+-- beginning is enough. Null where there is none.
 create function chat_history_search_query(query text) returns tsquery
 language plpgsql stable set search_path from current set client_min_messages to warning as $$
 declare
   words constant text[] := array(
     select w.word
-      from regexp_split_to_table(btrim(regexp_replace(chat_history_plain(query), '\s+', ' ', 'g')), ' ') with ordinality w (word, n)
-      where w.word <> '' and w.word <> all (chat_history_search_parts(query)) order by w.n);
-  found_query tsquery;
+      from regexp_split_to_table(chat_history_blank(lower(normalize(query, NFC))), '\s+') with ordinality w (word, n)
+      where w.word <> '' and chat_history_fold(w.word) <> all (chat_history_search_parts(query)) order by w.n);
+  word text;
+  ending text;
+  stem tsquery;
+  found_query tsquery := '';
 begin
   for n in 1 .. cardinality(words) loop
-    found_query := coalesce(found_query, '') && to_tsquery(
-      chat_history_language(), '''' || words[n] || '''' || case when n = cardinality(words) then ':*' else '' end);
+    ending := case when n = cardinality(words) then ':*' else '' end;
+    stem := to_tsquery(chat_history_language(), '''' || words[n] || '''' || ending);
+    if numnode(stem) > 0 then  -- no word that the language passes over
+      word := '''' || chat_history_fold(words[n]) || '''' || ending;
+      found_query := found_query && (stem || to_tsquery('pg_catalog.simple', word));
+    end if;
   end loop;
   return nullif(found_query, '');
 end
@@ -104,6 +124,8 @@ declare
   rest text;
   places int4range[] := '{}';  -- of what was found, in characters of the text from 0 on
   part text;
+  config regconfig;
+  found integer;
   start integer;
   at integer := 0;
   first integer;               -- the excerpt's own beginning and end
@@ -114,23 +136,29 @@ begin
     body := chat_history_fold(body);  -- a character that folds to none or to two: then the folded text is shown
   end if;
   body := regexp_replace(body, '[\s\x01-\x1f]', ' ', 'g');
-  if $2 is not null then
+  foreach config in array array['pg_catalog.simple', chat_history_language()] loop
     -- The whole text with marks around what was found; all other characters stay where they are.
-    rest := ts_headline(chat_history_language(), translate(plain, E'\x01\x02', '  '), $2,
+    rest := case when config = 'pg_catalog.simple'::regconfig then plain else chat_history_blank(lower(body)) end;
+    continue when $2 is null or length(rest) <> length(body);
+    rest := ts_headline(config, translate(rest, E'\x01\x02', '  '), $2,
                         E'HighlightAll=true, StartSel="\x01", StopSel="\x02"');
-    while strpos(rest, E'\x02') > 0 and cardinality(places) < 100 loop
+    at := 0;
+    found := 0;
+    while strpos(rest, E'\x02') > 0 and found < 100 loop
       start := strpos(rest, E'\x01');
       rest := substr(rest, start + 1);
       at := at + start - 1;
       places := places || int4range(at, at + strpos(rest, E'\x02') - 1);
       at := upper(places[cardinality(places)]);
       rest := substr(rest, strpos(rest, E'\x02') + 1);
+      found := found + 1;
     end loop;
-  end if;
+    exit when chat_history_language() = 'pg_catalog.simple'::regconfig;
+  end loop;
   foreach part in array $3 loop
     at := 0;
     rest := chat_history_fold(body);
-    while strpos(rest, part) > 0 and cardinality(places) < 200 loop
+    while strpos(rest, part) > 0 and cardinality(places) < 300 loop
       at := at + strpos(rest, part) - 1;
       places := places || int4range(at, at + length(part));
       at := at + length(part);

@@ -435,6 +435,13 @@ begin
 end
 $$;
 
+CREATE FUNCTION public.chat_history_blank(value text) RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+  select regexp_replace(value, E'[\\x01-\\x1f!-/:-@\\[-`{-~«»“”‘’„–—…¿¡·、。，！？；：（）「」『』【】《》]', ' ', 'g')
+$$;
+
 CREATE FUNCTION public.chat_history_branched(public.chat_history_sessions, uuid) RETURNS public.chat_history_sessions
     LANGUAGE sql
     SET search_path TO 'public', 'pg_temp'
@@ -697,6 +704,8 @@ declare
   rest text;
   places int4range[] := '{}';  -- of what was found, in characters of the text from 0 on
   part text;
+  config regconfig;
+  found integer;
   start integer;
   at integer := 0;
   first integer;               -- the excerpt's own beginning and end
@@ -707,23 +716,29 @@ begin
     body := chat_history_fold(body);  -- a character that folds to none or to two: then the folded text is shown
   end if;
   body := regexp_replace(body, '[\s\x01-\x1f]', ' ', 'g');
-  if $2 is not null then
+  foreach config in array array['pg_catalog.simple', chat_history_language()] loop
     -- The whole text with marks around what was found; all other characters stay where they are.
-    rest := ts_headline(chat_history_language(), translate(plain, E'\x01\x02', '  '), $2,
+    rest := case when config = 'pg_catalog.simple'::regconfig then plain else chat_history_blank(lower(body)) end;
+    continue when $2 is null or length(rest) <> length(body);
+    rest := ts_headline(config, translate(rest, E'\x01\x02', '  '), $2,
                         E'HighlightAll=true, StartSel="\x01", StopSel="\x02"');
-    while strpos(rest, E'\x02') > 0 and cardinality(places) < 100 loop
+    at := 0;
+    found := 0;
+    while strpos(rest, E'\x02') > 0 and found < 100 loop
       start := strpos(rest, E'\x01');
       rest := substr(rest, start + 1);
       at := at + start - 1;
       places := places || int4range(at, at + strpos(rest, E'\x02') - 1);
       at := upper(places[cardinality(places)]);
       rest := substr(rest, strpos(rest, E'\x02') + 1);
+      found := found + 1;
     end loop;
-  end if;
+    exit when chat_history_language() = 'pg_catalog.simple'::regconfig;
+  end loop;
   foreach part in array $3 loop
     at := 0;
     rest := chat_history_fold(body);
-    while strpos(rest, part) > 0 and cardinality(places) < 200 loop
+    while strpos(rest, part) > 0 and cardinality(places) < 300 loop
       at := at + strpos(rest, part) - 1;
       places := places || int4range(at, at + length(part));
       at := at + length(part);
@@ -2299,8 +2314,7 @@ CREATE FUNCTION public.chat_history_plain(value text) RETURNS text
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     SET search_path TO 'public', 'pg_temp'
     AS $$
-  select regexp_replace(chat_history_fold(value),
-                        E'[\\x01-\\x1f!-/:-@\\[-`{-~«»“”‘’„–—…¿¡·、。，！？；：（）「」『』【】《》]', ' ', 'g')
+  select chat_history_blank(chat_history_fold(value))
 $$;
 
 CREATE FUNCTION public.chat_history_pop_messages(session_id text, n integer DEFAULT 1, alternative uuid DEFAULT NULL::uuid, user_id text DEFAULT NULL::text) RETURNS json
@@ -2914,13 +2928,20 @@ CREATE FUNCTION public.chat_history_search_query(query text) RETURNS tsquery
 declare
   words constant text[] := array(
     select w.word
-      from regexp_split_to_table(btrim(regexp_replace(chat_history_plain(query), '\s+', ' ', 'g')), ' ') with ordinality w (word, n)
-      where w.word <> '' and w.word <> all (chat_history_search_parts(query)) order by w.n);
-  found_query tsquery;
+      from regexp_split_to_table(chat_history_blank(lower(normalize(query, NFC))), '\s+') with ordinality w (word, n)
+      where w.word <> '' and chat_history_fold(w.word) <> all (chat_history_search_parts(query)) order by w.n);
+  word text;
+  ending text;
+  stem tsquery;
+  found_query tsquery := '';
 begin
   for n in 1 .. cardinality(words) loop
-    found_query := coalesce(found_query, '') && to_tsquery(
-      chat_history_language(), '''' || words[n] || '''' || case when n = cardinality(words) then ':*' else '' end);
+    ending := case when n = cardinality(words) then ':*' else '' end;
+    stem := to_tsquery(chat_history_language(), '''' || words[n] || '''' || ending);
+    if numnode(stem) > 0 then  -- no word that the language passes over
+      word := '''' || chat_history_fold(words[n]) || '''' || ending;
+      found_query := found_query && (stem || to_tsquery('pg_catalog.simple', word));
+    end if;
   end loop;
   return nullif(found_query, '');
 end
@@ -3729,9 +3750,14 @@ CREATE FUNCTION public.chat_history_words(text, uuid, json) RETURNS tsvector
     LANGUAGE plpgsql IMMUTABLE COST 5000
     SET search_path TO 'public', 'pg_temp'
     AS $_$
+declare
+  body constant text := left(chat_history_text($3), 100000);
+  words tsvector := to_tsvector('pg_catalog.simple', chat_history_plain(body));
 begin
-  return to_tsvector(chat_history_language(), chat_history_plain(left(chat_history_text($3), 100000)))
-    || array_to_tsvector(array[chat_history_mark('u', $1), chat_history_mark('s', $2::text)]);
+  if chat_history_language() <> 'pg_catalog.simple'::regconfig then
+    words := words || to_tsvector(chat_history_language(), chat_history_blank(lower(normalize(body, NFC))));
+  end if;
+  return words || array_to_tsvector(array[chat_history_mark('u', $1), chat_history_mark('s', $2::text)]);
 end
 $_$;
 

@@ -196,6 +196,21 @@ def test_a_language_knows_forms_of_words_and_may_change(indexed: Any) -> None:
         conn.execute("select chat_history_index_search('klingon')")
 
 
+def test_a_language_knows_forms_of_words_and_beginnings_too(indexed: Any) -> None:
+    store, conn = indexed
+    store.append("s", [HumanMessage("The connection was running")])
+    for query in ("connection", "connectio", "connect", "connects", "runn", "running", "is running", "was runn"):
+        ((_, marked),) = found(store.search(query))
+        assert set(marked) <= {"connection", "running", "was"}, query
+        assert {"connection", "running"} & set(marked), query
+    assert found(store.search("runn connection")) == []  # only the last word may be a beginning
+    conn.execute("select chat_history_index_search('portuguese')")
+    store.append("t", [HumanMessage("Preciso de informações sobre as previsões")])
+    for query in ("informação", "informações", "informacoes", "informaç", "INFORMACO", "de informação"):
+        assert found(store.search(query)) == [("Preciso de informações sobre as previsões", ["informações"])], query
+    assert found(store.search("previsões informação"))[0][1] == ["informações", "previsões"]
+
+
 def test_the_index_is_made_beside_running_writers_or_by_a_script(
     database: str, empty_database: str, indexed: Any
 ) -> None:
