@@ -49,7 +49,12 @@ def read_turn(row: dict[str, Any]) -> Turn:
     """A turn's row."""
     times = {name: read_time(row[name]) for name in ("started_at", "ended_at", "created_at")}
     jsons = {name: values.decode(row[name]) for name in TURN_JSON}
-    question = [codec.decode_or_wrap(part["type"], part["data"]) for part in row["question"] or ()]
+    waiting = row["question"] if isinstance(row["question"], list) else ()
+    question = [
+        codec.decode_or_wrap(message["type"], message.get("data"))
+        for message in waiting
+        if isinstance(message, dict) and isinstance(message.get("type"), str)
+    ]
     read = {**times, **jsons, "id": uuid.UUID(row["id"]), "metadata": jsons["metadata"] or {}, "question": question}
     if row["total_cost"] is not None:
         read["total_cost"] = float(row["total_cost"])

@@ -144,10 +144,9 @@ class Branches(Operations):
             n: How many, 1 to 1000; fewer where there are fewer.
 
         Returns:
-            The messages that were taken out, in order.
+            The messages that were taken out, in order; none where there is no such session.
 
         Raises:
-            NotFound: There is no such session.
             InvalidInput: An argument cannot be right.
         """
         return self.run(pop_messages(self.scope, session_id, n))

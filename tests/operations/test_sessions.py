@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -96,6 +97,19 @@ def test_metadata_that_cannot_be_read_hides_no_list(
         conn.execute("update chat_history_sessions set metadata = %s where session_id = %s", broken)
     assert len(store.sessions(prefix=session, all_users=True).items) == 2
     assert len(store.sessions(prefix=session, all_users=True, metadata={"team": "a"}).items) == 1
+
+
+@pytest.mark.parametrize("question", ["5", '"x"', "[5]", "[{}]", '[{"type": 7, "data": null}]', "{}"])
+def test_a_turn_that_cannot_be_read_hides_no_list(
+    shared_database: str, store: HistoryStore, session: str, question: str
+) -> None:
+    ada = store.for_user(session)
+    ada.append("s", [HumanMessage("q"), AIMessage("a")])
+    with psycopg.connect(shared_database, autocommit=True) as conn:
+        conn.execute("update chat_history_turns set question = %s where user_id = %s", [question, session])
+    assert len(ada.turns("s").items) == 1
+    for format in ("markdown", "openai"):
+        assert ada.export_sessions(io.BytesIO(), format=format).messages == 2
 
 
 TIMES = {
