@@ -84,11 +84,11 @@ def _umask() -> int:
 
 @contextmanager
 def _compressed(raw: BinaryIO, path: Path) -> Iterator[BinaryIO]:
-    if path.suffix == ".gz":
+    if path.suffix.lower() == ".gz":
         with gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) as out:
             yield cast("BinaryIO", out)
-    elif path.suffix == ".zst":
-        with _zstd().ZstdCompressor().stream_writer(raw, closefd=False) as out:
+    elif path.suffix.lower() == ".zst":
+        with _zstd().ZstdCompressor(write_checksum=True).stream_writer(raw, closefd=False) as out:
             yield out
     else:
         yield raw
@@ -126,10 +126,10 @@ def opened(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[BinaryIO]:
     with _reported(path, "read"):
         raw = path.open("rb")
     with raw:
-        if path.suffix == ".gz":
+        if path.suffix.lower() == ".gz":
             with gzip.GzipFile(fileobj=raw, mode="rb") as unpacked:
                 yield cast("BinaryIO", unpacked)
-        elif path.suffix == ".zst":
+        elif path.suffix.lower() == ".zst":
             with _zstd().ZstdDecompressor().stream_reader(raw, closefd=False) as unpacked:
                 yield io.BufferedReader(unpacked)
         else:

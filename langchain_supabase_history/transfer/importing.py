@@ -244,8 +244,9 @@ def _whole(parts: Iterator[Part | Unreadable]) -> Iterator[tuple[dict[str, Any],
                 session = None
                 yield part
             elif (problem := problem_with(part)) is not None:
-                where, session = _name(part if session is None else session), None
-                yield Unreadable(where, problem)
+                if session is not None or part.get("kind") == "session":  # else its conversation was told of before
+                    yield Unreadable(_name(part if session is None else session), problem)
+                session = None
             elif part["kind"] == "session":
                 if session is not None:
                     yield _cut_off(session)

@@ -177,6 +177,33 @@ def test_files_are_compressed_by_their_name(store: HistoryStore, user: str, tmp_
     assert store.for_user(f"{user}-copy").import_sessions(path).messages == 1
 
 
+@pytest.mark.parametrize("suffix", [".gz", ".GZ", ".zst"])
+def test_a_packed_file_that_is_damaged_is_told(store: HistoryStore, user: str, tmp_path: Path, suffix: str) -> None:
+    ada = store.for_user(user)
+    ada.append("s", [HumanMessage("".join(hashlib.sha256(bytes([n])).hexdigest() for n in range(250)))])
+    path = tmp_path / f"all.jsonl{suffix}"
+    ada.export_sessions(path)
+    packed = bytearray(path.read_bytes())
+    assert not packed.startswith(b"{")
+    packed[len(packed) // 2] ^= 1
+    path.write_bytes(packed)
+    try:
+        done = store.for_user(f"{user}-copy").import_sessions(path)
+    except InvalidInput as error:
+        assert "cannot be read" in str(error)  # noqa: PT017
+    else:
+        assert done.unreadable >= 1
+
+
+def test_a_conversation_that_is_damaged_twice_is_reported_once(store: HistoryStore, user: str) -> None:
+    ada = store.for_user(user)
+    ada.append("s", [HumanMessage("q"), AIMessage("a")])
+    file = exported(ada).replace(b'"type":', b'"kind_of":').replace(b'"status":"completed"', b'"status":"x"')
+    done = store.for_user(f"{user}-copy").import_sessions(io.BytesIO(file))
+    assert (done.unreadable, len(done.problems)) == (1, 1)
+    assert done.problems[0].startswith("session 's': the status")
+
+
 @pytest.mark.skipif(os.name != "posix", reason="named pipes")
 def test_a_pipe_is_written_to_and_not_replaced(store: HistoryStore, user: str, tmp_path: Path) -> None:
     ada = store.for_user(user)
