@@ -32,7 +32,7 @@ from .writing import astore_to_its_end, store_to_its_end
 
 _OPEN: Final = "__chat_history_turns"  # in `configurable`: the turns that a run is inside of
 _ADDRESS: Final = {"thread_id", "checkpoint_ns", "checkpoint_id", "checkpoint_map"}  # a graph's own thread
-_RESUMABLE: Final = ("running", "interrupted")
+_RESUMABLE: Final = ("running", "interrupted", "failed")  # a graph takes up again what failed, too
 _NEWEST: Final = 200  # messages that a resumed turn looks for its own among
 
 
