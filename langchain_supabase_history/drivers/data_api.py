@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import httpx
 import orjson
+from h2.exceptions import H2Error
 
 from ..core.call import Call, Json
 from ..core.identity import Identity
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
+# What a request raises that cannot be carried out. Where a server ends an HTTP/2 connection in the middle of an answer,
+# httpx lets h2's own error through.
+_FAILED: Final = (httpx.HTTPError, httpx.InvalidURL, RuntimeError, H2Error)
 _CLOSED: Final = "The store was closed while this operation ran."
 
 
@@ -72,7 +76,7 @@ class DataApi(Driver[R]):
                     content += piece
                     if time.monotonic() > end:
                         raise httpx.ReadTimeout("the answer took too long")
-        except (httpx.HTTPError, httpx.InvalidURL, RuntimeError) as error:
+        except _FAILED as error:
             raise self._translate(error, client.session.is_closed) from error
         if meter is not None:
             meter.received += len(content)
@@ -98,7 +102,7 @@ class DataApi(Driver[R]):
         try:
             async with asyncio.timeout_at(end):
                 response = await client.session.post(**request, timeout=seconds)
-        except (httpx.HTTPError, httpx.InvalidURL, RuntimeError, TimeoutError) as error:
+        except (*_FAILED, TimeoutError) as error:
             raise self._translate(error, client.session.is_closed) from error
         if meter is not None:
             meter.received += len(response.content)
