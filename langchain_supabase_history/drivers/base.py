@@ -58,7 +58,7 @@ class Driver(ABC, Generic[R]):
         Raises:
             HistoryError: See `errors.py`.
         """
-        _refuse_at_the_end()
+        refuse_at_the_end()
         with observe(call.function.name, self.on_operation) as meter:
             return self._tries(call, identity, meter)
 
@@ -84,7 +84,7 @@ class Driver(ABC, Generic[R]):
 
     async def aexecute(self, call: Call[T], identity: Identity | None = None) -> T:
         """Async version of `execute`."""
-        _refuse_at_the_end()
+        refuse_at_the_end()
         with observe(call.function.name, self.on_operation) as meter:
             try:
                 return await self._aexecute(call, identity, meter)
@@ -179,6 +179,11 @@ class Driver(ABC, Generic[R]):
             threading.Thread(target=self.close, daemon=True).start()
 
 
-def _refuse_at_the_end() -> None:
+def refuse_at_the_end() -> None:
+    """Refuse an operation while the interpreter is torn down.
+
+    Raises:
+        StoreClosed: It is.
+    """
     if is_ending():
         raise StoreClosed("The interpreter is ending: nothing can be waited for any more.", advice="")

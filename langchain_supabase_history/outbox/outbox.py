@@ -23,6 +23,7 @@ from typing import Any, Final, TypeVar, cast
 
 from ..core.call import Call
 from ..core.identity import Identity
+from ..drivers.base import refuse_at_the_end
 from ..errors import HistoryError, NotConfigured, Unavailable
 from ..operations.branches import FORK, POP, REWIND
 from ..operations.messages import APPEND
@@ -46,6 +47,7 @@ class Outbox(Sender):
 
     def execute(self, call: Call[T], identity: Identity | None = None) -> T:
         """Execute a call, after what waits of its session. An append that cannot be sent is kept, and answers []."""
+        refuse_at_the_end()
         if not self._concerns(call) or not self._is_usable(call):
             return self.driver.execute(call, identity)
         op = self._operation(call, identity)
@@ -64,6 +66,7 @@ class Outbox(Sender):
 
     async def aexecute(self, call: Call[T], identity: Identity | None = None) -> T:
         """Async version of execute. An append that is cancelled is kept too: it may not have been stored."""
+        refuse_at_the_end()
         if not self._concerns(call) or not self._is_usable(call):
             return await self.driver.aexecute(call, identity)
         if identity is not None and callable(identity.token):

@@ -67,6 +67,7 @@ OPEN_STREAMS = {
         "RuntimeError: mine",
     ),
     "left": ("g = chain.stream('q', cfg)\nnext(g)", ""),
+    "left in a cycle": ("class A: pass\na = A()\na.a, a.g = a, chain.stream('q', cfg)\nnext(a.g)\ndel a", ""),
 }
 
 
@@ -112,7 +113,7 @@ def test_a_script_ends(made: dict[str, str], kind: str, end: str) -> None:
 
 
 @pytest.mark.parametrize("end", OPEN_STREAMS)
-@pytest.mark.parametrize("kind", ["postgres", "client"])
+@pytest.mark.parametrize("kind", ["postgres", "postgres-outbox", "client"])
 def test_a_script_ends_with_a_stream_open(made: dict[str, str], session: str, kind: str, end: str) -> None:
     text, error = OPEN_STREAMS[end]
     done = run_script(f"{made[kind]}{STREAM}cfg = {{'configurable': {{'session_id': {session!r}}}}}\n{text}")
