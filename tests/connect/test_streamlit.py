@@ -25,7 +25,7 @@ def connect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     for name in NAMES:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    monkeypatch.setattr(st.secrets, "_maybe_install_file_watchers", lambda: None)  # its thread would never end
+    monkeypatch.setattr(type(st.secrets), "_maybe_install_file_watchers", lambda _: None)  # its thread would never end
     before = get_option("secrets.files")
     set_option("secrets.files", [str(tmp_path / "secrets.toml")])
     made = []
