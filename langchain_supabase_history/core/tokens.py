@@ -27,6 +27,7 @@ _MEDIA: Final = {
     "input_file",
     "document",
     "media",
+    "computer_screenshot",
 }
 _TEXT_SOURCES: Final = {"text", "content"}
 
@@ -63,4 +64,6 @@ def _is_media(block: dict[str, Any]) -> bool:
     source = block.get("source")
     if isinstance(source, dict) and source.get("type") in _TEXT_SOURCES:
         return False
+    if isinstance(block.get("inline_data"), dict) or (isinstance(source, dict) and "bytes" in source):
+        return True  # as Gemini's API and Bedrock's have them, without a type
     return block.get("type") in _MEDIA and not isinstance(block.get("text"), str)
