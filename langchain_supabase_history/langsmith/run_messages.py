@@ -22,6 +22,11 @@ _OUTPUT_KEYS: Final = (
     *("generations", "choices", "message", "text"),
 )
 _OLD: Final = ("history", "chat_history", "context", "documents")  # never what was asked or answered
+_ABOUT: Final = {
+    *("id", "status", "error", "model"),
+    *("session_id", "user_id", "thread_id", "run_id", "conversation_id", "customer_id", "request_id"),
+}
+"""Keys of a text about a run, which is nothing that was said in it."""
 _DEEPEST: Final = 3  # of values under known keys that are dictionaries again
 
 
@@ -114,7 +119,8 @@ def _pick(
         if key not in keys and not isinstance(value, str) and (found := as_messages(value, said_by)):
             return found, isinstance(value, list)
     (only,) = current.values() if len(current) == 1 else (None,)
-    return ([said_by(only)], False) if isinstance(only, str) and only else ([], False)
+    is_said = isinstance(only, str) and only and _ABOUT.isdisjoint(current)
+    return ([said_by(only)], False) if is_said else ([], False)
 
 
 @dataclass

@@ -65,6 +65,9 @@ def test_known_shapes(inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
         ({"a": {"b": "c"}}, {"x": ["y", "z"]}),
         ({}, None),
         ({"input": {"a": "b", "c": "d"}}, {"output": 7}),
+        ({"session_id": "s-1"}, {"status": "ok"}),
+        ({"input": {"user_id": "u-1"}}, {"output": {"id": "chatcmpl-1"}}),
+        ({"model": "m"}, {"error": "boom"}),
     ],
 )
 def test_nothing_is_guessed(inputs: Any, outputs: Any) -> None:
