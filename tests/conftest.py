@@ -14,8 +14,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import langsmith.client
 import psycopg_pool.base
 import pytest
+import tenacity.wait
+import urllib3.util.retry
 
 from langchain_supabase_history import HistoryStore, migrate
 from tests import leaks, servers
@@ -24,9 +27,11 @@ from tests import leaks, servers
 REQUIRE_ALL = os.environ.get("REQUIRE_ALL_PARTS") == "1"
 
 
-# A pool's workers draw random numbers for the lifetime of each new connection, in the background of whatever test runs;
-# Hypothesis does not allow that the global generator moves while it draws. So they have a generator of their own.
+# What runs in the background of whatever test (a pool's workers, LangSmith's sender, whoever waits to try again) draws
+# random numbers; Hypothesis does not allow that the global generator moves while it draws. So they have their own.
 vars(psycopg_pool.base)["random"] = random.Random().random
+for module in (langsmith.client, tenacity.wait, urllib3.util.retry):
+    vars(module)["random"] = random.Random()
 
 
 def pytest_configure(config: pytest.Config) -> None:
