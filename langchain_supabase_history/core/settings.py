@@ -44,16 +44,20 @@ def check_placeholders(text: object, name: str) -> None:
 # What is copied along with a value: blanks, line ends, byte order marks and other signs that nobody sees.
 _AROUND: Final = " \t\r\n\v\f\xa0\u200b\u200c\u200d\u2060\ufeff"
 _PAIRS: Final = ("''", '""', "``", "\u2018\u2019", "\u201c\u201d", "\u201e\u201c", "\xab\xbb")
-_ASSIGNED: Final = re.compile(r"(?:export\s+|set\s+|\$env:)?[A-Z][A-Z0-9_]*\s*=\s*(?=\S)", re.ASCII)
+_ASSIGNED: Final = re.compile(r"(?:export\s+|set\s+|\$env:)?[A-Z][A-Z0-9_]*(?:\s*=\s*|:\s+)(?=\S)", re.ASCII)
+# A line's comment, and what ends a line of code, behind one word or what stands between quotation marks.
+_COMMENT: Final = re.compile(r"""(\S+|(["'`]).*\2[;,]?)\s+#.*""", re.DOTALL)
 
 
 def unwrapped(given: str) -> str:
-    """A setting without what was copied along with it: quotation marks, `NAME=` in front, blanks and line ends."""
+    """A setting without what was copied along with it: quotation marks, `NAME=`, a comment, blanks, line ends."""
     text = given
     while True:
         before = text
         text = _ASSIGNED.sub("", text.strip(_AROUND), count=1) if _ASSIGNED.match(text.strip(_AROUND)) else text
         text = text.strip(_AROUND).removesuffix("\\n").removesuffix("\\r")
+        text = found[1] if (found := _COMMENT.fullmatch(text)) else text
+        text = text[:-1] if len(text) > 2 and text[-1] in ";," and text[0] + text[-2] in _PAIRS else text
         if len(text) > 1 and text[0] + text[-1] in (*_PAIRS, "<>"):
             text = text[1:-1]
         if text == before:

@@ -123,7 +123,7 @@ def read(given: object, name: str = "The connection string") -> Reading:
         text = unwrapped(_of_command(text, name))
         notes.append("it was read from a psql command")
     if "://" in text and " " not in text:  # unpaired quotation marks too: in a URL they would be percent-encoded
-        text = text.strip("'\"`")
+        text = (text if "?" in text else text.rstrip(";,")).strip("'\"`")
     if not notes and text != given:
         notes.append("what was copied along with it was left out: quotation marks, blanks or a name")
     check_visible(text, name)
@@ -134,12 +134,16 @@ def read(given: object, name: str = "The connection string") -> Reading:
             "SUPABASE_KEY; a connection string is like postgresql://user:password@host:5432/postgres "
             "(Supabase: Connect > Connection string).",
         )
+    if (dotnet := _of_dotnet(text)) is not None:
+        text = dotnet
+        notes.append("it was read from .NET's form")
     text, prefix_note = _without_prefix(text)
     text, of_parameters = _translated(text)
     return Reading(text, tuple(notes + prefix_note + of_parameters))
 
 
-_PSQL: Final = re.compile(r"(?:\$\s*)?(?:[A-Z]+=\S+\s+)*psql(?:\s|$)")
+_PSQL: Final = re.compile(r"(?:\$\s*)?(?:[A-Z]+=\S+\s+)*(?:\S*[/\\])?psql(?:\.exe)?(?:\s|$)")
+_ASKS: Final = ("-W", "--password", "-w", "--no-password")  # whether psql asks for the password
 _FLAGS: Final = {
     "-h": "host",
     "--host": "host",
@@ -163,7 +167,9 @@ def _of_command(command: str, name: str) -> str:
         words = shlex.split(command)
     except ValueError:
         raise refusal from None
-    at = words.index("psql")
+    at = next((n for n, word in enumerate(words) if _PSQL.fullmatch(word)), None)
+    if at is None:
+        raise refusal
     found: dict[str, str] = {}
     for word in words[:at]:
         if word.startswith("PGPASSWORD="):
@@ -178,7 +184,7 @@ def _of_command(command: str, name: str) -> str:
             found[_FLAGS[word[:2]]] = word[2:]
         elif word and not word.startswith("-") and "dbname" not in found:
             found["dbname"] = word
-        elif word:
+        elif word and word not in _ASKS:
             raise refusal
     if not found:
         raise refusal
@@ -186,6 +192,40 @@ def _of_command(command: str, name: str) -> str:
     if "://" in inner or "=" in inner:  # psql takes a whole connection string for the database's name
         return inner
     return make_conninfo("", **{key: value for key, value in found.items() if value})
+
+
+_DOTNET: Final = {
+    "host": "host",
+    "server": "host",
+    "port": "port",
+    "database": "dbname",
+    "password": "password",
+    "username": "user",
+    "user id": "user",
+    "userid": "user",
+    "user name": "user",
+    "pwd": "password",
+    "ssl mode": "sslmode",
+    "sslmode": "sslmode",
+}
+_DOTNET_SSL: Final = {"verifyca": "verify-ca", "verifyfull": "verify-full"}
+
+
+def _of_dotnet(text: str) -> str | None:
+    """The connection string of `Server=...;User Id=...`, as Supabase shows it for .NET; None for what is none."""
+    found: dict[str, str] = {}
+    for part in text.split(";"):
+        name, equals, value = part.partition("=")
+        key = _DOTNET.get(name.strip().lower())
+        if key is not None:
+            found[key] = value.strip()
+        elif equals or part.strip():
+            return None
+    if "://" in text or len(found) < 2 or any(set(found.get(key, "")) & set(" =") for key in ("host", "port", "user")):
+        return None
+    if mode := found.get("sslmode"):
+        found["sslmode"] = _DOTNET_SSL.get(mode.lower(), mode.lower())
+    return make_conninfo("", **found)
 
 
 def _without_prefix(text: str) -> tuple[str, list[str]]:
@@ -201,10 +241,14 @@ def _without_prefix(text: str) -> tuple[str, list[str]]:
 _PARAMETER: Final = re.compile(r"\s*(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|(?:[^\s'\\]|\\.)*)(?=\s|$)", re.DOTALL)
 
 
+# In a URL, what is behind the question mark of the path: one in the password is libpq's password.
+_QUERY: Final = re.compile(r"(\w+://[^/]*/[^?]*|[^?]*)\?(.*)", re.DOTALL)
+
+
 def _translated(text: str) -> tuple[str, list[str]]:
     """A connection string without the parameters of other tools, and what became of them."""
     if "://" in text:
-        address, _, query = text.partition("?")
+        address, query = found.groups() if (found := _QUERY.fullmatch(text)) else (text, "")
         given = [tuple(part.partition("=")[::2]) for part in query.split("&") if part]
         kept, notes = _known([(unquote(name), value) for name, value in given])
         query = "&".join(f"{name}={value}" for name, value in kept)
@@ -294,8 +338,8 @@ def with_defaults(conninfo: str, deadline: float) -> str:
 
 def _unreadable(conninfo: str, words: str) -> NotConfigured:
     """Why a connection string cannot be read: by the name of an unknown parameter, where libpq gives one."""
-    found = re.search(r'invalid (?:URI query parameter|connection option):? "([A-Za-z_]{1,40})"', words)
-    if found and re.search(rf"(?:[?&]|^|\s){found[1]}\s*=", conninfo):
+    found = re.search(r'invalid (?:URI query parameter|connection option):? "([\w.-]{1,40})"', words)
+    if found and re.search(rf"(?:[?&]|^|\s){re.escape(found[1])}\s*=", conninfo):
         return NotConfigured(
             f"The connection string has a parameter {found[1]}, which PostgreSQL does not know.",
             advice="It is of another tool: leave it out.",

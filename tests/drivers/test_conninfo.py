@@ -37,6 +37,11 @@ WRAPPED = [
     "{}\\n",
     "SUPABASE_DB_URL={}",
     "export DATABASE_URL='{}'",
+    'export DATABASE_URL="{}";',
+    '"{}",',
+    "'{}'; # of the project",
+    "DATABASE_URL={}   # of the project",
+    'DATABASE_URL: "{}"',
 ]
 FORMS = [
     *(
@@ -51,6 +56,12 @@ FORMS = [
     f"$ psql -d '{PLAIN}'",
     f"psql {PLAIN};",
     "PGPASSWORD=p psql -h 127.0.0.1 -p 5432 -d db -U u",
+    "PGPASSWORD=p psql -h 127.0.0.1 -p 5432 -d db -U u -W",
+    f"/usr/bin/psql {PLAIN}",
+    f'psql.exe "{PLAIN}"',
+    f"{PLAIN};",
+    "User Id=u;Password=p;Server=127.0.0.1;Port=5432;Database=db",
+    "Host=127.0.0.1;Port=5432;Database=db;Username=u;Password=p;",
     "PGPASSWORD=p psql --host=127.0.0.1 --port 5432 -Uu db",
     *(f"{PLAIN}".replace("postgresql://", prefix) for prefix in ("postgresql+psycopg://", "jdbc:postgresql://")),
     *(f"{PLAIN}".replace("postgresql://", prefix) for prefix in ("postgresql+asyncpg://", "postgres+psycopg2://")),
@@ -105,6 +116,12 @@ def test_what_is_kept_is_kept_as_it_was() -> None:
     given = conninfo_to_dict(read(f"postgresql://u@h/db?{options}&pgbouncer=true").text)
     assert given["options"] == "-c statement_timeout=5s"
     assert given["password"] == "a+b+c"
+    given = conninfo_to_dict(read("postgresql://u:p?max=3#;@h/db?pgbouncer=true").text)
+    assert (given["password"], given["dbname"]) == ("p?max=3#;", "db")
+    for text in ("host=h user=u password=a;Port=1;", "host=h password='a # b;'", "postgresql://u:p%20#@h/db"):
+        assert conninfo_to_dict(read(text).text) == conninfo_to_dict(text)
+    given = conninfo_to_dict(read("Server=h;User Id=u;Password= a'b\\c=d ;SSL Mode=VerifyFull").text)
+    assert (given["password"], given["sslmode"]) == (r"a'b\c=d", "verify-full")
     assert (
         conninfo_to_dict(read(r"host=h password='a \'b pgbouncer=c' pgbouncer=true").text)["password"]
         == "a 'b pgbouncer=c"
@@ -124,6 +141,7 @@ def test_a_password_is_never_changed(password: str, query: str) -> None:
     [
         (f"{PLAIN}?colour=blue", "colour"),
         (f"{KEYWORDS} colour=blue", "colour"),
+        (f"{PLAIN}?colour-2=blue", "colour-2"),
         (f"{PLAIN}?ssl=perhaps", "sslmode=require"),
         ("https://abc.supabase.co", "web address"),
         (f"{PLAIN}\n{PLAIN}", "line break"),
@@ -131,6 +149,7 @@ def test_a_password_is_never_changed(password: str, query: str) -> None:
         (f"psql {PLAIN} -c 'drop table x'", "psql command"),
         ("psql 'postgresql://u:p@h", "psql command"),
         ("psql", "psql command"),
+        (rf"C:\pg\psql.exe {PLAIN}", "psql command"),
         ("mysql://u:p@h/db", "cannot be read"),
         ("", "connection string"),
     ],
