@@ -116,6 +116,9 @@ def _kind_of_chunk(chunk: str | BaseMessage) -> tuple[str, Any]:
 def _joined_message_chunks(chunks: Sequence[AIMessageChunk]) -> AIMessageChunk:
     if len(chunks) == 1:
         return chunks[0]
+    begun = next((n for n, chunk in enumerate(chunks) if chunk.content), 0)
+    if isinstance(chunks[begun].content, str):  # LangChain loses text behind an empty list of blocks
+        chunks = [*(chunk.model_copy(update={"content": ""}) for chunk in chunks[:begun]), *chunks[begun:]]
     try:
         return chunks[0] + list(chunks[1:])  # 15 times as fast as one by one
     except (TypeError, ValueError):  # their metadata does not go together: that of the last is the answer's

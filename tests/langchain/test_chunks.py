@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, RemoveMessage
 from langgraph.graph.message import REMOVE_ALL_MESSAGES, add_messages
 from pydantic import BaseModel
@@ -17,7 +17,8 @@ from langchain_supabase_history import InvalidMessage
 from langchain_supabase_history.langchain.chunks import are_updates, folded, joined
 
 words = st.text("ab ", max_size=4)
-spoken = st.one_of(words, st.builds(AIMessageChunk, words), st.builds(AIMessage, words), st.none())
+blocks = st.lists(st.builds(lambda text: {"type": "text", "text": text}, words), max_size=1)
+spoken = st.one_of(words, st.builds(AIMessageChunk, st.one_of(words, blocks)), st.builds(AIMessage, words), st.none())
 
 
 def text_of(value: Any) -> str:
@@ -27,6 +28,15 @@ def text_of(value: Any) -> str:
 
 
 @given(st.lists(spoken, max_size=8))
+@example([AIMessageChunk(content=[]), AIMessageChunk(content="a"), AIMessageChunk(content="b")])
+@example(
+    [
+        AIMessageChunk(content=""),
+        AIMessageChunk(content=[]),
+        AIMessageChunk(content="a"),
+        AIMessageChunk(content=[{"type": "text", "text": "b"}]),
+    ]
+)
 def test_no_text_is_lost(chunks: list[Any]) -> None:
     assert text_of(joined(chunks)) == "".join(map(text_of, chunks))
 
