@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -39,6 +40,7 @@ R = TypeVar("R")
 # What a request raises that cannot be carried out. Where a server ends an HTTP/2 connection in the middle of an answer,
 # httpx lets h2's own error through.
 _FAILED: Final = (httpx.HTTPError, httpx.InvalidURL, RuntimeError, H2Error)
+_OF_CLOCKS: Final = re.compile("future|not yet valid")
 _CLOSED: Final = "The store was closed while this operation ran."
 
 
@@ -139,7 +141,7 @@ class DataApi(Driver[R]):
         code = status if code is None else code
         if by_status and (response.is_redirect or response.status_code in (405, 406, 501)):
             code = "404"  # a web server that takes no calls: not a Data API
-        if code == "PGRST303" and "future" in detail:  # the clocks of those who sign and check tokens differ
+        if code == "PGRST303" and _OF_CLOCKS.search(detail):  # the clocks of those who sign and check tokens differ
             return Transient(f"the Data API answered {code} ({detail})", code, CLOCK_ADVICE)
         if is_transient(code) or (code == status and response.status_code >= 500):
             advice = from_code(code, detail).advice if code == "25006" else None
@@ -282,7 +284,9 @@ def _code_and_words(content: bytes) -> tuple[str | None, str]:
     try:
         body = orjson.loads(content)
     except orjson.JSONDecodeError:
-        return None, ""
+        return None, _plain(content)
+    if isinstance(body, dict) and isinstance(body.get("error"), dict):
+        body = body["error"] | {"code": None}
     if not isinstance(body, dict):
         return None, ""
     words = next((body[name] for name in ("message", "msg", "error_description", "error") if body.get(name)), "")
@@ -291,3 +295,9 @@ def _code_and_words(content: bytes) -> tuple[str | None, str]:
     if code == "" and not words:
         return "", ""
     return (code, words) if isinstance(code, str) and code else (None, words)
+
+
+def _plain(content: bytes) -> str:
+    """A line of plain text, such as gateways answer; '' for a page and for what is not text."""
+    text = content[:300].decode(errors="replace").strip()
+    return text if len(content) < 300 and text.isprintable() and not text.startswith("<") else ""

@@ -33,6 +33,12 @@ _TENANT: Final = (
 _NETWORK: Final = (
     "Add this machine's address to the project's network restrictions (Supabase: Settings > Database), or lift them."
 )
+_CONNECT: Final = "Its owner lets a role in by: grant connect on database <name> to <role>."
+_SSL: Final = "Write sslmode=require into the connection string, or leave sslmode and ssl out of it."
+_BREAKER: Final = (
+    "After many logins with a wrong password the pooler lets nobody in for a while: correct user and password wherever "
+    "they are used, and wait some minutes."
+)
 _CROWDED: Final = (
     "All connections are taken: close other clients, lower pool_size (each process may open so many for sync and for "
     "async), go through the transaction pooler (port 6543), or raise the pooler's or the role's limit."
@@ -42,7 +48,7 @@ _CROWDED: Final = (
 _FINAL: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
     (re.compile(words, re.IGNORECASE), advice)
     for words, advice in (
-        (r"tenant or user not found|tenant\S* not found", _TENANT),
+        (r"tenant or user not found|tenant\S* (?:\S+ )?not found", _TENANT),
         (r"not in (?:tenant )?allow_?list", _NETWORK),
         (
             r"password authentication failed|sasl authentication failed|wrong password|auth(?:entication)? failed",
@@ -52,11 +58,14 @@ _FINAL: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
         (r'role "[^"]*" does not exist|no such user|is not permitted to log ?in', LOGIN_ADVICE),
         (r'database "[^"]*" does not exist|no such database', LOGIN_ADVICE),
         (r"no pg_hba\.conf entry|pg_hba\.conf rejects", LOGIN_ADVICE),
+        (r"permission denied for database", _CONNECT),
+        (r"SSL (?:connection )?(?:is )?required", _SSL),
     )
 )
 # What libpq itself says of a connection string or a variable of PostgreSQL's that it cannot use.
 _UNUSABLE: Final = re.compile(
-    r"invalid integer value|invalid [\w\" ]+ value: |invalid port number|definition of service|service file"
+    r"unsupported startup parameter"
+    r"|invalid integer value|invalid [\w\" ]+ value: |invalid port number|definition of service|service file"
     r"|weak sslmode|could not parse network address|root certificate file"
     r"|could not (?:open|read|load) .*certificate|private key file",
     re.IGNORECASE,
@@ -69,13 +78,21 @@ _VARIABLES: Final = tuple(
         *("CHANNELBINDING", "GSSENCMODE", "REQUIREAUTH", "LOADBALANCEHOSTS"),
     )
 )
-_CROWDED_WORDS: Final = re.compile(
-    r"too many (?:connections|clients)|max clients|EMAXCONN|remaining connection slots|connection limit", re.IGNORECASE
-)
-_UNTRUSTED_WORDS: Final = re.compile(r"certificate verify failed|does not match host name", re.IGNORECASE)
 _UNTRUSTED: Final = (
     "The server's certificate is not trusted here: sslrootcert must name the certificate of its authority (Supabase: "
     "Settings > Database > SSL), and the host must be the one that the certificate is for."
+)
+# What may pass, and what to do meanwhile.
+_PASSING: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
+    (re.compile(words, re.IGNORECASE), advice)
+    for words, advice in (
+        (
+            r"too many (?:connections|clients)|max clients|EMAXCONN|remaining connection slots|connection limit",
+            _CROWDED,
+        ),
+        (r"ECIRCUITBREAKER|too many authentication", _BREAKER),
+        (r"certificate verify failed|does not match host name", _UNTRUSTED),
+    )
 )
 
 
@@ -113,7 +130,7 @@ def _refused(words: str) -> Exception:
         if pattern.search(words):
             return Forbidden(f"The database refused the login: {words}.", advice=what_to_do)
     # A certificate is renewed, and a network that asks for a login first shows one of its own: both pass.
-    advice = _CROWDED if _CROWDED_WORDS.search(words) else _UNTRUSTED if _UNTRUSTED_WORDS.search(words) else None
+    advice = next((advice for pattern, advice in _PASSING if pattern.search(words)), None)
     return Transient(f"{CANNOT_CONNECT} ({words})", advice=advice)
 
 

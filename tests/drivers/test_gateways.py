@@ -13,7 +13,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from postgrest import SyncPostgrestClient
 from supabase import ClientOptions, create_client
 
-from langchain_supabase_history import Forbidden, HistoryError, HistoryStore, Unavailable
+from langchain_supabase_history import Forbidden, HistoryError, HistoryStore, NotConfigured, Unavailable
 from tests import servers
 from tests.gateways import gateway, pooler
 
@@ -68,6 +68,9 @@ FINAL = {
     "an unknown role": ('role "app" does not exist', "28000", "user"),
     "an unknown database": ('database "nope" does not exist', "3D000", "database name"),
     "an unknown tenant": ("Tenant or user not found", "XX000", "postgres.<project>"),
+    "a tenant by its name": ("(ENOTFOUND) tenant/user postgres.abc not found", "XX000", "postgres.<project>"),
+    "no right to connect": ('permission denied for database "postgres"', "42501", "grant connect"),
+    "TLS enforced": ("SSL connection is required", "XX000", "sslmode=require"),
     "a network restriction": ("Address not in tenant allow_list: {1, 2, 3}", "XX000", "network restrictions"),
 }
 
@@ -82,12 +85,33 @@ def test_what_no_try_mends_is_said_after_few(shared_database: str, kind: str, af
         assert server.logins <= 2
 
 
+def test_a_parameter_that_a_pooler_does_not_take_is_named(shared_database: str) -> None:
+    with (
+        pooler("unsupported startup parameter: options", "08P01", after_password=False) as server,
+        through(server.port, shared_database) as store,
+    ):
+        with pytest.raises(NotConfigured, match="startup parameter: options"):
+            store.load("x")
+        assert server.logins <= 2
+
+
+def test_a_pooler_that_lets_nobody_in_says_why(shared_database: str) -> None:
+    words = "(ECIRCUITBREAKER) too many authentication failures, new connections are temporarily blocked"
+    with (
+        pooler(words, after_password=False) as server,
+        through(server.port, shared_database, deadline=0.5) as store,
+        pytest.raises(Unavailable, match="wrong password"),
+    ):
+        store.load("x")
+
+
 # --- the Data API's gateway
 
 LOST = {"code": "", "details": None, "hint": None, "message": ""}
 PASSING = {
     "a lost connection of PostgREST's": (400, LOST),
     "a token of the future": (401, {"code": "PGRST303", "message": "JWT issued at future"}),
+    "a token that is not valid yet": (401, {"code": "PGRST303", "message": "JWT not yet valid"}),
     "a bad gateway": (502, b"<html>Bad Gateway</html>"),
 }
 
@@ -109,6 +133,8 @@ def test_what_passes_is_tried_again(data_api: Any, session: str, kind: str) -> N
         ((402, {"message": "exceed_egress_quota"}), "exceed_egress_quota"),
         ((401, {"message": "Legacy API keys are disabled", "hint": "Use sb_secret"}), "Legacy API keys are disabled"),
         ((403, {"error": "Forbidden by the firewall"}), "Forbidden by the firewall"),
+        ((403, {"error": {"code": "WAF", "message": "Forbidden by rule 7"}}), "Forbidden by rule 7"),
+        ((403, b"error code: 1010\n"), "error code: 1010"),
     ],
 )
 def test_a_gateway_keeps_its_words(data_api: Any, answer: Any, words: str) -> None:
