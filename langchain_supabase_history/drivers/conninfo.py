@@ -338,8 +338,8 @@ def with_defaults(conninfo: str, deadline: float) -> str:
 
 def _unreadable(conninfo: str, words: str) -> NotConfigured:
     """Why a connection string cannot be read: by the name of an unknown parameter, where libpq gives one."""
-    found = re.search(r'invalid (?:URI query parameter|connection option):? "([\w.-]{1,40})"', words)
-    if found and re.search(rf"(?:[?&]|^|\s){re.escape(found[1])}\s*=", conninfo):
+    found = re.search(r'invalid (?:URI query parameter|connection option):? "([A-Za-z_]{1,40})"', words)
+    if found and re.search(rf"(?:[?&]|^|\s){found[1]}\s*=", conninfo):
         return NotConfigured(
             f"The connection string has a parameter {found[1]}, which PostgreSQL does not know.",
             advice="It is of another tool: leave it out.",
