@@ -30,6 +30,9 @@ from settings import cookie_secret, public_store, service_store, setting
 from langchain_supabase_history import HistoryStore
 
 GUEST, ACCOUNT = "chat_guest", "chat_account"
+OF_LOGIN = "login."
+"""What the cookie of an account begins with that came of `st.login`. It counts only as long as that sign-in does: the page
+may be gone, by `st.logout`, before its script has deleted the cookie."""
 DAYS = 180
 # The issuers whose id tokens Supabase Auth takes, and its name of each. Others (azure, keycloak) have issuers of
 # their customers: `ID_TOKEN_PROVIDER` names them.
@@ -55,7 +58,7 @@ def visitor() -> Visitor:
     """Who asks for this page. A guest's conversations come along when they sign in."""
     if (account := _account()) is not None:
         store = public_store(account.url, account.key).as_user(account.token)
-        set_cookie(ACCOUNT, account.refresh_token)
+        set_cookie(ACCOUNT, (OF_LOGIN if signed_in_identity() else "") + account.refresh_token)
         found = Visitor("account", account.user_id, account.email, store)
     elif "signed_out" not in st.session_state and (identity := signed_in_identity()) is not None:
         user_id = owner_of(identity)
@@ -116,9 +119,12 @@ def _account_of_browser(url: str, key: str) -> Account | None:
     """The account that the cookie names, or else the one of an id token that Supabase takes."""
     if "signed_out" in st.session_state:
         return None
-    if token := st.context.cookies.get(ACCOUNT):
+    token = st.context.cookies.get(ACCOUNT) or ""
+    if token.startswith(OF_LOGIN) and signed_in_identity() is None:
+        token = ""
+    if token:
         try:
-            return refresh(url, key, token)
+            return refresh(url, key, token.removeprefix(OF_LOGIN))
         except SignInFailed:
             set_cookie(ACCOUNT, "")
     if (known_as := _id_token()) is not None:

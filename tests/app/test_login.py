@@ -149,7 +149,9 @@ def test_an_identity_becomes_an_account_where_supabase_takes_its_token(
         assert len(ada.texts()) == 4
     finally:
         provider.refusal = None
+    (cookie,) = (cookie for cookie in ada.page.context.cookies() if cookie["name"] == "chat_account")
     sign_out(ada)
+    ada.page.context.add_cookies([cookie])  # as if the page had gone before its script deleted the cookie
     ada.reload()
     ada.page.get_by_text("Guest").wait_for()
     ada.page.get_by_text("No conversations yet.").wait_for()

