@@ -31,8 +31,8 @@ from langchain_supabase_history import HistoryStore
 
 GUEST, ACCOUNT = "chat_guest", "chat_account"
 OF_LOGIN = "login."
-"""What the cookie of an account begins with that came of `st.login`. It counts only as long as that sign-in does: the page
-may be gone, by `st.logout`, before its script has deleted the cookie."""
+"""What the cookie of an account begins with that came of `st.login`. It counts only as long as that sign-in does: by
+`st.logout` the page may be gone before its script has deleted the cookie."""
 DAYS = 180
 # The issuers whose id tokens Supabase Auth takes, and its name of each. Others (azure, keycloak) have issuers of
 # their customers: `ID_TOKEN_PROVIDER` names them.

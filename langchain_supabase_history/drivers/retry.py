@@ -13,13 +13,14 @@ from ..errors import Transient, Unavailable
 # second is for one try.
 SHARE: Final = 0.5
 _LAST_TRY: Final = 1.0
+_SHORTEST: Final = 0.05  # a try that ends before it has learnt anything would hide why those before it failed
 
 
 def policy(end: float) -> dict[str, Any]:
     """The arguments of tenacity: to try again what is transient, with growing pauses, until a monotonic time."""
     return {
         "retry": tenacity.retry_if_exception_type(Transient),
-        "stop": tenacity.stop_before_delay(max(end - time.monotonic(), 0)),
+        "stop": tenacity.stop_before_delay(max(end - time.monotonic() - _SHORTEST, 0)),
         "wait": tenacity.wait_random_exponential(multiplier=0.05, max=1),
         "reraise": True,
     }
